@@ -1,0 +1,24 @@
+# Serve the synthetic stand-in on http://127.0.0.1:8080
+run *ARGS:
+    cargo run --release -- {{ARGS}}
+
+# Everything that must pass
+test:
+    bash tests/run.sh
+
+# Format, then lint as the tests do
+lint:
+    cargo fmt --all
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Regenerate the OpenAPI document
+openapi:
+    cargo run --release -- openapi > openapi/openapi.json
+
+# What a step costs on this machine
+bench *ARGS:
+    cargo run --release -- bench {{ARGS}}
+
+# The CPU kernels beside candle's product
+kernels:
+    cargo run --release -p steerling --example kernels

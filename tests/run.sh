@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# All checks, as a newcomer and as CI run them: formatting, lints, every test, the documentation.
+# One profile and one target directory, so that everything is compiled once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need() {
+    command -v "$1" >/dev/null || { echo "$1 is missing: $2" >&2; exit 1; }
+}
+need cargo "install Rust with rustup; rust-toolchain.toml names the version"
+need cc "install a C compiler (Debian: apt-get install build-essential)"
+need curl "the tests use it as a client (Debian: apt-get install curl)"
+
+echo "== format"
+cargo fmt --all --check
+echo "== lint"
+cargo clippy --release --workspace --all-targets --locked -- -D warnings
+echo "== test"
+cargo test --release --workspace --locked
+echo "== documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
