@@ -1,0 +1,218 @@
+//! Weights on disk: found, memory-mapped, verified against the configuration, read a tensor or a row at a time.
+//!
+//! [`Weights`] is what a model is built from; it hides whether they come from a [`Checkpoint`] or are random values
+//! made up in memory ([`Synthetic`]).
+
+mod expected;
+mod file;
+mod reader;
+mod scan;
+mod synthesize;
+mod view;
+mod weights;
+mod write;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+
+use crate::config::Config;
+use crate::{Error, Result};
+use file::{Entry, MappedFile};
+
+pub use expected::{Expected, expected};
+pub use reader::Reader;
+pub use synthesize::Synthetic;
+pub use view::{RawView, row_f32};
+pub use weights::Weights;
+
+/// Told the bytes done and the bytes in total, now and then, during something long.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// A model directory: its configuration and its mapped weights.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Config,
+    files: Vec<MappedFile>,
+    /// Name -> index into `files`.
+    tensors: BTreeMap<String, usize>,
+    problems: Vec<Error>,
+    notes: Vec<String>,
+}
+
+/// What is known of a tensor without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// Name in the file.
+    pub name: &'a str,
+    /// Type in the file, in safetensors' words (`BF16`).
+    pub dtype: String,
+    /// Linear weights are `[out, in]`.
+    pub shape: &'a [usize],
+    /// Size in the file.
+    pub bytes: u64,
+    /// The file that holds it.
+    pub file: &'a Path,
+}
+
+impl Checkpoint {
+    /// Opens a directory that holds exactly the tensors its configuration demands.
+    ///
+    /// # Errors
+    /// Those of [`Config::from_dir`]; otherwise the first of [`Checkpoint::problems`], with the number of the others.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let mut found = Self::inspect(dir)?;
+        if found.problems.is_empty() {
+            return Ok(found);
+        }
+        let first = found.problems.remove(0);
+        Err(and_more(first, found.problems.len()))
+    }
+
+    /// Opens whatever can be opened, so that everything wrong with it can be listed.
+    ///
+    /// # Errors
+    /// Those of [`Config::from_dir`] only: without a configuration there is nothing to compare with.
+    pub fn inspect(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config = Config::from_dir(dir)?;
+        Ok(scan::scan(dir, config))
+    }
+
+    /// What keeps this checkpoint from being used, in the order found; empty after [`Checkpoint::open`].
+    pub fn problems(&self) -> &[Error] {
+        &self.problems
+    }
+
+    /// What is odd and harmless, for people: lower-case sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|f| f.path.as_path())
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|(name, &file)| {
+            let file = &self.files[file];
+            let entry = &file.tensors[name];
+            TensorInfo {
+                name,
+                dtype: format!("{:?}", entry.dtype),
+                shape: &entry.shape,
+                bytes: entry.byte_len() as u64,
+                file: &file.path,
+            }
+        })
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors().map(|t| t.bytes).sum()
+    }
+
+    /// The type of the embedding in the file, which stands for the whole: F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is no embedding, which [`Checkpoint::open`] excludes.
+    pub fn dtype(&self) -> Result<DType> {
+        Ok(self.view("transformer.tok_emb.weight")?.dtype)
+    }
+
+    /// The bytes of a tensor, not copied. Names are those of `MODEL.md`; the prefix `transformer.` may be given even
+    /// where the file has none.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is no such tensor or it does not hold F32, F16 or BF16.
+    pub fn view(&self, name: &str) -> Result<RawView<'_>> {
+        let name = file_name(&self.config, name);
+        let (file, entry) = self.entry(name)?;
+        let dtype = float(entry.dtype).ok_or_else(|| wrong_type(name, &file.path, entry.dtype))?;
+        Ok(RawView { dtype, shape: &entry.shape, bytes: file.bytes(entry) })
+    }
+
+    /// A tensor on the CPU in the type of the file.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::view`], and [`Error::Device`].
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let view = self.view(name)?;
+        Ok(Tensor::from_raw_buffer(view.bytes, view.dtype, view.shape, &Device::Cpu)?)
+    }
+
+    /// A tensor on a device in a type. It travels in the type of the file and is converted there.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::view`], and [`Error::Device`].
+    pub fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let view = self.view(name)?;
+        Ok(Tensor::from_raw_buffer(view.bytes, view.dtype, view.shape, device)?.to_dtype(dtype)?)
+    }
+
+    fn entry(&self, name: &str) -> Result<(&MappedFile, &Entry)> {
+        let missing = || Error::Tensor {
+            name: name.to_owned(),
+            file: self.dir.clone(),
+            message: "not in this checkpoint".to_owned(),
+        };
+        let file = &self.files[*self.tensors.get(name).ok_or_else(missing)?];
+        Ok((file, file.tensors.get(name).ok_or_else(missing)?))
+    }
+}
+
+/// The name a tensor has in the files of this configuration: without concept heads they leave out `transformer.`.
+fn file_name<'a>(config: &Config, name: &'a str) -> &'a str {
+    match (&config.concept, name.strip_prefix("transformer.")) {
+        (None, Some(rest)) => rest,
+        _ => name,
+    }
+}
+
+/// The types that weights may have.
+fn float(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+fn wrong_type(name: &str, file: &Path, found: Dtype) -> Error {
+    tensor_error(name, file, format!("found type {found:?}, expected F32, F16 or BF16"))
+}
+
+fn tensor_error(name: &str, file: &Path, message: impl Into<String>) -> Error {
+    Error::Tensor { name: name.to_owned(), file: file.to_owned(), message: message.into() }
+}
+
+/// An error that also says how many others there are.
+fn and_more(error: Error, others: usize) -> Error {
+    let more: Cow<'_, str> = match others {
+        0 => return error,
+        1 => Cow::Borrowed(" (and 1 more problem)"),
+        n => Cow::Owned(format!(" (and {n} more problems)")),
+    };
+    match error {
+        Error::Tensor { name, file, message } => Error::Tensor { name, file, message: message + &more },
+        Error::Checkpoint { path, message } => Error::Checkpoint { path, message: message + &more },
+        other => other,
+    }
+}

@@ -1,0 +1,37 @@
+//! Steerling: a causal diffusion language model whose predictions decompose into concepts.
+//!
+//! The crate loads checkpoints, computes forward passes and denoising steps, and knows nothing of HTTP or of other
+//! threads: a [`Denoiser`] lives where its device lives.
+
+pub mod attribute;
+pub mod backbone;
+pub mod cache;
+pub mod canvas;
+pub mod catalog;
+pub mod checkpoint;
+pub mod concepts;
+pub mod config;
+pub mod decode;
+mod denoiser;
+pub mod embed;
+mod error;
+mod generation;
+pub mod kernels;
+pub mod params;
+pub mod profile;
+mod runtime;
+pub mod score;
+pub mod steer;
+pub mod tokenizer;
+
+pub use canvas::{Canvas, CanvasSpec, FinishReason};
+pub use catalog::{Catalog, ConceptRef};
+pub use config::Config;
+pub use denoiser::{Denoiser, Limits, pages_needed};
+pub use error::{Error, Result};
+pub use generation::{Generation, Outcome, StepUpdate};
+pub use params::GenerateParams;
+pub use runtime::{
+    DeviceChoice, DtypeChoice, Evaluation, Model, ModelInfo, ModelSource, Probe, Runtime, RuntimeOptions,
+};
+pub use tokenizer::Tokenizer;
