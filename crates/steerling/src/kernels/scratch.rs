@@ -1,0 +1,43 @@
+//! Buffers that a thread keeps between calls, so that the hot path does not map fresh memory each time.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+thread_local! {
+    static IDLE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A borrowed buffer; it goes back to the thread that drops it.
+pub(super) struct Scratch {
+    buffer: Vec<f32>,
+    len: usize,
+}
+
+/// A buffer of `len` numbers with unspecified (earlier) content.
+pub(super) fn scratch(len: usize) -> Scratch {
+    let mut buffer = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    Scratch { buffer, len }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        IDLE.with_borrow_mut(|idle| idle.push(buffer));
+    }
+}
