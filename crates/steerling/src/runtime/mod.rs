@@ -1,0 +1,230 @@
+//! A model on its device together with its pages: the real [`Denoiser`].
+
+mod evaluate;
+mod lane;
+mod load;
+mod sequence;
+
+pub use evaluate::{Evaluation, Probe};
+pub use load::{DeviceChoice, DtypeChoice, Model, ModelInfo, ModelSource, RuntimeOptions};
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::attribute::TokenAttribution;
+use crate::backbone::{KvPool, PagedBatch};
+use crate::cache::{PageTable, PageUse};
+use crate::canvas::{Canvas, CanvasId, CanvasSpec, Commit};
+use crate::catalog::Catalog;
+use crate::checkpoint::Progress;
+use crate::profile::Part;
+use crate::steer::WeightEdit;
+use crate::{Denoiser, Error, Limits, Result, Tokenizer, decode, pages_needed};
+use sequence::{Sequence, Span};
+
+/// A model, its pages, and the sequences admitted to it.
+pub struct Runtime {
+    model: Model,
+    pool: KvPool,
+    table: PageTable,
+    sequences: HashMap<CanvasId, Sequence>,
+    /// Kept from step to step: tens of megabytes that need not be mapped anew.
+    logits: Vec<f32>,
+}
+
+impl Runtime {
+    /// Loads a model and sets its pages aside. `progress` is told bytes done and in total.
+    ///
+    /// # Errors
+    /// If the checkpoint is refused, the device fails, or the page budget does not hold one whole context.
+    pub fn load(source: &ModelSource, options: &RuntimeOptions, progress: Progress) -> Result<Self> {
+        Self::new(Model::load(source, options, progress)?, options)
+    }
+
+    /// Sets pages aside for a loaded model.
+    ///
+    /// # Errors
+    /// If the device fails, or the page budget does not hold one whole context.
+    pub fn new(model: Model, options: &RuntimeOptions) -> Result<Self> {
+        let (config, compute) = (&model.info().config, model.backbone().compute());
+        let page_bytes = KvPool::page_bytes(config, compute);
+        let pages = usize::try_from(options.kv_bytes / page_bytes).unwrap_or(usize::MAX).min(u32::MAX as usize - 1);
+        let context = config.context.div_ceil(config.diff_block_size);
+        if pages < context {
+            return Err(Error::Invalid {
+                field: "kv_bytes".into(),
+                message: format!(
+                    "{} bytes hold {pages} pages of {page_bytes} bytes; one sequence of the whole context needs {context}",
+                    options.kv_bytes
+                ),
+            });
+        }
+        let pool = KvPool::new(config, compute, pages)?;
+        Ok(Self { model, pool, table: PageTable::new(pages), sequences: HashMap::new(), logits: Vec::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        self.model.info()
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.model.tokenizer()
+    }
+
+    /// What the model's concepts are called.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        self.model.catalog()
+    }
+
+    fn block_size(&self) -> usize {
+        self.model.info().config.diff_block_size
+    }
+
+    fn mask(&self) -> u32 {
+        self.model.info().config.special.mask
+    }
+
+    /// How the pages are used.
+    pub fn page_use(&self) -> PageUse {
+        self.table.page_use()
+    }
+
+    /// Runs the rows of all spans and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
+    /// holds their logits, canvas by canvas.
+    fn forward(&mut self, batch: &[&mut Canvas], rows: &PagedBatch, spans: &[Span]) -> Result<Tensor> {
+        let hidden = self.model.backbone().forward_paged(rows, &mut self.pool)?;
+        if rows.selected.is_empty() {
+            self.logits.clear();
+            return Ok(hidden);
+        }
+        let composed = self.composed(batch, &hidden, spans)?;
+        let profile = self.model.backbone().profile();
+        profile.time(Part::LmHead, || self.model.logits(&composed, &mut self.logits))?;
+        Ok(hidden)
+    }
+
+    /// What the output head reads, each canvas with its own edits of concept weights.
+    fn composed(&self, batch: &[&mut Canvas], hidden: &Tensor, spans: &[Span]) -> Result<Tensor> {
+        if batch.iter().all(|canvas| canvas.set_weights().is_empty()) {
+            return self.model.composed(hidden, &[]);
+        }
+        let mut parts = Vec::with_capacity(batch.len());
+        let mut row = 0;
+        for (canvas, span) in batch.iter().zip(spans).filter(|(_, span)| span.rows() > 0) {
+            let part = hidden.narrow(0, row, span.rows())?;
+            parts.push(self.model.composed(&part, canvas.set_weights())?);
+            row += span.rows();
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// Attributes the commits of this step to concepts: the heads are evaluated once for all canvases that edit the
+    /// same concept weights, most often none.
+    fn attribute(&self, batch: &mut [&mut Canvas], hidden: &Tensor, spans: &[Span]) -> Result<()> {
+        struct Target {
+            canvas: usize,
+            row: u32,
+            commit: Commit,
+        }
+        let mut groups: Vec<(Vec<WeightEdit>, Vec<Target>)> = Vec::new();
+        let mut first_row = 0;
+        for (n, (canvas, span)) in batch.iter().zip(spans).enumerate() {
+            if canvas.wants_attribution() {
+                let targets = canvas.commits()[canvas.attributions().len()..].iter().map(|commit| {
+                    let at = span.masked.binary_search(&commit.position).expect("only masked positions are committed");
+                    Target { canvas: n, row: (first_row + at) as u32, commit: *commit }
+                });
+                match groups.iter_mut().find(|(edits, _)| edits == canvas.set_weights()) {
+                    Some((_, group)) => group.extend(targets),
+                    None => groups.push((canvas.set_weights().to_vec(), targets.collect())),
+                }
+            }
+            first_row += span.rows();
+        }
+        for (edits, targets) in groups.iter().filter(|(_, targets)| !targets.is_empty()) {
+            let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
+            let tokens: Vec<u32> = targets.iter().map(|target| target.commit.id).collect();
+            let rows = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
+            let contributions = self.model.contributions(&rows, &tokens, edits)?;
+            for (target, contributions) in targets.iter().zip(contributions) {
+                batch[target.canvas].attribute(TokenAttribution::of(&target.commit, contributions));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Denoiser for Runtime {
+    fn limits(&self) -> Limits {
+        Limits { canvas: CanvasSpec::of(&self.model.info().config), pages: self.table.page_use().total }
+    }
+
+    fn admit(&mut self, canvas: &mut Canvas) -> Result<bool> {
+        if !self.table.reserve(pages_needed(canvas)) {
+            return Ok(false);
+        }
+        let sequence = Sequence::start(canvas, &mut self.table);
+        self.sequences.insert(canvas.id(), sequence);
+        Ok(true)
+    }
+
+    fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()> {
+        let mut rows = PagedBatch::default();
+        let mut spans = Vec::with_capacity(batch.len());
+        let mut pending = HashSet::new();
+        for canvas in batch.iter_mut() {
+            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            let keys = sequence.unfinished_keys(canvas, &mut self.table);
+            if keys.iter().any(|key| pending.contains(key)) {
+                // Another sequence computes the same block in this step: wait, and share it.
+                spans.push(Span::default());
+                continue;
+            }
+            pending.extend(keys);
+            spans.push(sequence.plan(canvas, &mut self.table, &mut rows));
+        }
+        let hidden = self.forward(batch, &rows, &spans)?;
+        let vocab = self.model.info().config.vocab_size;
+        let profile = self.model.backbone().profile();
+        let mut rest = self.logits.as_mut_slice();
+        for (canvas, span) in batch.iter_mut().zip(&spans) {
+            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            sequence.finish_blocks(canvas, &mut self.table, span);
+            if span.masked.is_empty() {
+                continue;
+            }
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(span.rows() * vocab);
+            let (conditional, unconditional) = own.split_at_mut(span.masked.len() * vocab);
+            rest = after;
+            profile.time(Part::Sampling, || {
+                let unconditional = span.guided.then_some(&*unconditional);
+                let choices = decode::choose(canvas, &span.masked, conditional, unconditional);
+                canvas.commit(&choices);
+            });
+        }
+        profile.time(Part::Attribution, || self.attribute(batch, &hidden, &spans))
+    }
+
+    fn release(&mut self, id: CanvasId) {
+        if let Some(sequence) = self.sequences.remove(&id) {
+            sequence.release(&mut self.table);
+        }
+    }
+
+    fn runtime(&mut self) -> Option<&mut Runtime> {
+        Some(self)
+    }
+}
+
+fn not_admitted(canvas: &Canvas) -> Error {
+    Error::Unsupported(format!("canvas {:?} was not admitted", canvas.id()))
+}

@@ -1,0 +1,166 @@
+//! The pages of an admitted canvas, and which of its blocks a step must compute.
+
+use super::lane::{Lane, inject_at_masks};
+use crate::backbone::PagedBatch;
+use crate::cache::{ChainKey, PageTable};
+use crate::canvas::Canvas;
+use crate::pages_needed;
+
+/// Blocks of a long prompt that one step computes at most: other sequences of the batch wait for them.
+const PREFILL_BLOCKS: usize = 16;
+
+/// An admitted canvas: its own sequence, and under guidance the one with the masked prompt.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    conditional: Lane,
+    unconditional: Option<Lane>,
+    reserved: usize,
+    block_size: usize,
+}
+
+/// What a step computes for one canvas.
+#[derive(Debug, Default)]
+pub(super) struct Span {
+    /// Positions whose logits the step yields: the masked ones of the current block, or none while the prompt is not
+    /// computed yet.
+    pub(super) masked: Vec<usize>,
+    /// The same positions follow for the unconditional sequence.
+    pub(super) guided: bool,
+    /// Blocks `done..final_end` of each lane become final with this step.
+    final_ends: [usize; 2],
+}
+
+impl Span {
+    /// Rows whose hidden states the step yields, those of the unconditional sequence included.
+    pub(super) fn rows(&self) -> usize {
+        self.masked.len() * if self.guided { 2 } else { 1 }
+    }
+}
+
+impl Sequence {
+    /// Starts from whatever leading blocks of the prompt are cached.
+    pub(super) fn start(canvas: &mut Canvas, table: &mut PageTable) -> Self {
+        let guided = canvas.params().cfg_scale > 0.0;
+        let sequence = Self {
+            conditional: lane(canvas.ids(), canvas, table),
+            unconditional: guided.then(|| lane(&canvas.unconditional_ids(), canvas, table)),
+            reserved: pages_needed(canvas),
+            block_size: canvas.block_size(),
+        };
+        let lanes = [Some(&sequence.conditional), sequence.unconditional.as_ref()];
+        canvas.usage.cached_blocks = lanes.into_iter().flatten().map(Lane::done).sum();
+        sequence
+    }
+
+    /// Takes over blocks that another sequence has finished in the meantime, and returns the keys of those that this
+    /// one would finish in the next step.
+    pub(super) fn unfinished_keys(&mut self, canvas: &mut Canvas, table: &mut PageTable) -> Vec<ChainKey> {
+        let final_blocks = final_blocks(canvas);
+        let mut keys = Vec::new();
+        let mut cached = 0;
+        let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
+        let lanes = [
+            Some((&mut self.conditional, canvas.ids())),
+            self.unconditional.as_mut().zip(unconditional_ids.as_deref()),
+        ];
+        for (lane, ids) in lanes.into_iter().flatten() {
+            let done = lane.done();
+            lane.adopt(ids, final_blocks, table);
+            cached += lane.done() - done;
+            let last = final_blocks.min(lane.done() + PREFILL_BLOCKS);
+            keys.extend(lane.pending_keys(ids, last, table));
+        }
+        canvas.usage.cached_blocks += cached;
+        keys
+    }
+
+    /// Adds the rows of the next step of `canvas` to `batch`.
+    pub(super) fn plan(&mut self, canvas: &mut Canvas, table: &mut PageTable, batch: &mut PagedBatch) -> Span {
+        let mut span = Span { guided: self.unconditional.is_some(), ..Span::default() };
+        let alphas = canvas.alphas();
+        for lane in [Some(&mut self.conditional), self.unconditional.as_mut()].into_iter().flatten() {
+            lane.use_alphas(&alphas);
+        }
+        let final_blocks = final_blocks(canvas);
+        let lanes = [Some(&self.conditional), self.unconditional.as_ref()];
+        let ready = lanes.into_iter().flatten().all(|lane| final_blocks.saturating_sub(lane.done()) <= PREFILL_BLOCKS);
+        if ready {
+            span.masked = canvas.masked();
+        }
+        canvas.usage.forwards += 1;
+        let end_block = canvas.visible_end().div_ceil(self.block_size);
+        let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
+        let lanes = [
+            Some((&mut self.conditional, canvas.ids())),
+            self.unconditional.as_mut().zip(unconditional_ids.as_deref()),
+        ];
+        let mut usage = canvas.usage;
+        for (final_end, lane) in span.final_ends.iter_mut().zip(lanes) {
+            let Some((lane, ids)) = lane else { continue };
+            let prefilling = final_blocks.saturating_sub(lane.done());
+            *final_end = lane.done() + prefilling.min(PREFILL_BLOCKS);
+            let last = if ready { end_block } else { *final_end };
+            let before = batch.ids.len();
+            lane.push_rows(ids, last, table, batch);
+            inject(canvas, &alphas, before, batch);
+            let rows = batch.ids.len() - before;
+            usage.rows += rows;
+            if canvas.commits().is_empty() {
+                usage.prefill_rows += prefilling.min(PREFILL_BLOCKS) * self.block_size;
+            }
+            batch.selected.extend(span.masked.iter().map(|position| {
+                // Blocks before `done` have no rows: the first row of the lane is position `done * S`.
+                (before + position - lane.done() * self.block_size) as u32
+            }));
+        }
+        canvas.usage = usage;
+        span
+    }
+
+    /// After the forward of a step: the blocks that were final in it are finished and may be shared.
+    pub(super) fn finish_blocks(&mut self, canvas: &Canvas, table: &mut PageTable, span: &Span) {
+        let [conditional, unconditional] = span.final_ends;
+        self.conditional.finish(canvas.ids(), conditional, table);
+        if let Some(lane) = &mut self.unconditional {
+            lane.finish(&canvas.unconditional_ids(), unconditional, table);
+        }
+    }
+
+    /// Gives everything back.
+    pub(super) fn release(self, table: &mut PageTable) {
+        for lane in [Some(self.conditional), self.unconditional].into_iter().flatten() {
+            lane.release(table);
+        }
+        table.unreserve(self.reserved);
+    }
+}
+
+/// Adds the injections of `canvas` at the masked rows from `first` on.
+fn inject(canvas: &Canvas, alphas: &[f32], first: usize, batch: &mut PagedBatch) {
+    let Some(steering) = canvas.steering() else { return };
+    for (injection, alpha) in steering.injections.iter().zip(alphas).filter(|(_, alpha)| **alpha != 0.0) {
+        let vector = injection.direction.iter().map(|d| alpha * d).collect();
+        inject_at_masks(batch, first, canvas.special().mask, injection.inject_layer, vector);
+    }
+}
+
+/// A lane for `ids`, the canvas's own or its unconditional ones.
+fn lane(ids: &[u32], canvas: &Canvas, table: &mut PageTable) -> Lane {
+    let injected = canvas.steering().is_some_and(|steering| !steering.injections.is_empty());
+    let prompt = &ids[..canvas.prompt_len()];
+    let private_from = if injected { first_masked_block(prompt, canvas) } else { usize::MAX };
+    let mut lane = Lane::new(private_from, canvas.block_size(), canvas.alphas());
+    lane.adopt(ids, final_blocks(canvas), table);
+    lane
+}
+
+/// The block of the first mask id of a prompt, beyond all blocks if there is none.
+fn first_masked_block(prompt: &[u32], canvas: &Canvas) -> usize {
+    let mask = canvas.special().mask;
+    prompt.iter().position(|id| *id == mask).map_or(usize::MAX, |position| position / canvas.block_size())
+}
+
+/// Leading attention blocks that can no longer change.
+fn final_blocks(canvas: &Canvas) -> usize {
+    (0..canvas.num_attention_blocks()).take_while(|b| canvas.attention_block_is_final(*b)).count()
+}
