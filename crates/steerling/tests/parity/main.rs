@@ -1,0 +1,16 @@
+//! Every recorded number of the reference package that this crate reproduces, and every shortcut against the plain
+//! computation.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+mod concept_attribution;
+mod edits;
+mod embeddings;
+mod forward;
+mod generation;
+mod goldens;
+mod inputs;
+mod neighbors;
+mod sampling;
+mod score;
+mod shortcuts;
+mod steering;

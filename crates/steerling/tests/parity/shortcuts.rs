@@ -1,0 +1,197 @@
+//! The served path against the specification's: whole sequences, no cache, no shortcut.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use steerling::config::{Config, MlpKind, NormKind, NormOrder};
+use steerling::params::{Align, GenerateParams};
+use steerling::steer::SteeringSpec;
+use steerling::{Canvas, CanvasSpec, Denoiser, Runtime};
+
+use crate::goldens;
+use crate::steering::any_steering;
+
+/// A small model whose shape varies with the case.
+fn config(block: usize, heads: (usize, usize), switches: u8) -> Config {
+    let mut config = goldens::model("nano").info().config.clone();
+    let on = |bit: u8| switches & (1 << bit) != 0;
+    config.diff_block_size = block;
+    config.context = 256;
+    (config.n_head, config.n_kv_heads) = heads;
+    config.norm_order = if on(0) { NormOrder::Pre } else { NormOrder::Post };
+    config.norm = if on(1) { NormKind::Layer } else { NormKind::Rms };
+    config.mlp = if on(2) { MlpKind::Silu } else { MlpKind::SwiGlu };
+    config.use_qk_norm = !on(3);
+    config.use_bias = on(4);
+    if on(5) {
+        config.clip_qkv = None;
+    }
+    config
+}
+
+/// Runs `canvas` both ways and compares every step.
+fn compare(runtime: &mut Runtime, canvas: &Canvas) -> Result<Canvas, TestCaseError> {
+    let mut plain = canvas.clone();
+    let mut fast = canvas.clone();
+    prop_assert!(runtime.admit(&mut fast).unwrap());
+    while plain.finish_reason().is_none() {
+        let choices = goldens::plain_step(runtime.model(), &mut plain);
+        let before = fast.commits().len();
+        while fast.commits().len() == before {
+            runtime.step(&mut [&mut fast]).unwrap();
+        }
+        for (ours, theirs) in fast.commits()[before..].iter().zip(&choices) {
+            if (ours.position, ours.id) != (theirs.position, theirs.id) {
+                // Two ways to add may decide an exact tie differently, and nothing else.
+                prop_assert!((ours.confidence - theirs.confidence).abs() < 1e-6, "{:?} for {:?}", ours, theirs);
+                runtime.release(fast.id());
+                return Ok(fast);
+            }
+            prop_assert!((ours.target_logit - theirs.target_logit).abs() < 1e-4, "{:?} for {:?}", ours, theirs);
+        }
+    }
+    prop_assert_eq!(fast.ids(), plain.ids());
+    prop_assert_eq!(fast.finish_reason(), plain.finish_reason());
+    runtime.release(fast.id());
+    Ok(fast)
+}
+
+prop_compose! {
+    fn parameters()(
+        max_new_tokens in 1usize..70,
+        steps in 0.05f64..1.0,
+        cfg in prop_oneof![3 => Just(0.0f32), 1 => 0.5f32..2.0],
+        sampled in any::<bool>(),
+        penalty in prop_oneof![Just(1.0f32), Just(1.3)],
+        block_aligned in any::<bool>(),
+        seed in 0u64..1 << 53,
+    ) -> GenerateParams {
+        GenerateParams {
+            max_new_tokens,
+            steps: Some(((max_new_tokens as f64 * steps).ceil() as usize).clamp(1, max_new_tokens)),
+            temperature: 0.0,
+            use_entropy_sampling: sampled,
+            repetition_penalty: penalty,
+            cfg_scale: cfg,
+            align: if block_aligned { Align::Block } else { Align::Reference },
+            seed,
+            ..GenerateParams::default()
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    /// Cached blocks, dropped blocks, masked rows only: same tokens, same logits.
+    #[test]
+    fn the_served_path_equals_the_plain_one(
+        params in parameters(),
+        // Mask ids inside a prompt stand for themselves; injections reach them.
+        prompt in proptest::collection::vec(prop_oneof![30 => 0u32..507, 1 => Just(511u32)], 1..60),
+        steering in prop_oneof![Just(SteeringSpec::default()), any_steering()],
+        block in prop_oneof![Just(4usize), Just(12), Just(16), Just(32)],
+        heads in prop_oneof![Just((4usize, 4usize)), Just((4, 2)), Just((4, 1))],
+        switches in 0u8..64,
+        weights in 0u64..1000,
+    ) {
+        let mut runtime = goldens::runtime(goldens::synthetic(config(block, heads, switches), weights), 2);
+        let spec = CanvasSpec::of(&runtime.info().config);
+        let steering = Arc::new(runtime.model().steering(&steering).unwrap());
+        let canvas = || Canvas::new(&prompt, params.clone(), &spec).unwrap().steered(steering.clone());
+        compare(&mut runtime, &canvas())?;
+        // Again, with the prompt's blocks cached by the first run, up to the first that injections reach.
+        let again = compare(&mut runtime, &canvas())?;
+        let first_mask = prompt.iter().position(|id| *id == spec.special.mask);
+        let shared = first_mask.filter(|_| !steering.injections.is_empty()).unwrap_or(prompt.len());
+        prop_assert!(again.usage.cached_blocks >= shared / block);
+    }
+}
+
+/// A prompt of many blocks is computed over several steps, before the first commit.
+#[test]
+fn a_long_prompt_is_computed_in_slices() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 2);
+    let prompt: Vec<u32> = (0..450).map(|i| (i * 7 + 3) % 500).collect();
+    let params = GenerateParams { max_new_tokens: 20, cfg_scale: 0.7, ..GenerateParams::default() };
+    let canvas = Canvas::new(&prompt, params, &CanvasSpec::of(&runtime.info().config)).unwrap();
+    let done = compare(&mut runtime, &canvas).unwrap();
+    assert_eq!(done.usage.prefill_rows, 2 * 448);
+    assert_eq!(done.usage.forwards, 20 + 1);
+}
+
+/// Beyond the prompt, a step computes the attention blocks it can change, and each finished block once more.
+#[test]
+fn rows_stay_within_two_blocks_a_step() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 2);
+    let s = runtime.info().config.diff_block_size;
+    for case in goldens::json("nano/generation.json")["cases"].as_array().unwrap() {
+        let prompt = goldens::ids(&case["prompt_ids"]);
+        let params = goldens::params(&case["config"]);
+        let sequences = if params.cfg_scale > 0.0 { 2 } else { 1 };
+        let spec = goldens::spec(runtime.model(), case["eot_id"].as_u64().map(|id| id as u32));
+        let mut canvas = Canvas::new(&prompt, params, &spec).unwrap();
+        goldens::run(&mut runtime, &mut canvas);
+        let blocks_of_step = if prompt.len().is_multiple_of(s) { 1 } else { 2 };
+        let bound = blocks_of_step * s * canvas.usage.forwards + s * canvas.blocks().len();
+        let rows = canvas.usage.rows - canvas.usage.prefill_rows;
+        assert!(rows <= sequences * bound, "{}: {rows} rows, bound {}", case["name"], sequences * bound);
+    }
+}
+
+/// The same seed gives the same tokens, bit for bit, whoever shares the batch.
+#[test]
+fn neighbours_do_not_change_a_generation() {
+    let prompt: Vec<u32> = (0..21).map(|i| (i * 13 + 5) % 500).collect();
+    let canvas = |seed: u64, spec: &CanvasSpec| {
+        let params = GenerateParams { max_new_tokens: 40, steps: Some(17), seed, ..GenerateParams::default() };
+        Canvas::new(&prompt[..prompt.len() - seed as usize % 7], params, spec).unwrap()
+    };
+    let mut alone = Vec::new();
+    for neighbours in [1u64, 2, 8] {
+        let mut runtime = goldens::runtime(goldens::model("nano"), 4);
+        let spec = CanvasSpec::of(&runtime.info().config);
+        let mut canvases: Vec<Canvas> = (0..neighbours).map(|seed| canvas(seed, &spec)).collect();
+        // They join one by one, so that each is at its own block and step.
+        let mut active = 1;
+        for canvas in &mut canvases {
+            assert!(runtime.admit(canvas).unwrap());
+        }
+        while canvases.iter().any(|c| c.finish_reason().is_none()) {
+            let mut batch: Vec<&mut Canvas> =
+                canvases.iter_mut().take(active).filter(|c| c.finish_reason().is_none()).collect();
+            runtime.step(&mut batch).unwrap();
+            active = (active + 1).min(neighbours as usize);
+        }
+        alone.push(canvases.swap_remove(0).commits().to_vec());
+    }
+    assert_eq!(alone[0], alone[1]);
+    assert_eq!(alone[0], alone[2]);
+}
+
+/// Sequences that start together compute the blocks that their prompts have in common once.
+#[test]
+fn a_prompt_in_common_is_computed_once() {
+    let prompt: Vec<u32> = (0..16 * 5 + 3).map(|i| (i * 19 + 7) % 500).collect();
+    let mut runtime = goldens::runtime(goldens::model("nano"), 8);
+    let spec = CanvasSpec::of(&runtime.info().config);
+    let mut canvases: Vec<Canvas> = (0..8)
+        .map(|seed| {
+            let params = GenerateParams { max_new_tokens: 20, seed, ..GenerateParams::default() };
+            Canvas::new(&prompt, params, &spec).unwrap()
+        })
+        .collect();
+    let mut alone = canvases[3].clone();
+    goldens::run(&mut goldens::runtime(goldens::model("nano"), 1), &mut alone);
+    for canvas in &mut canvases {
+        assert!(runtime.admit(canvas).unwrap());
+    }
+    while canvases.iter().any(|c| c.finish_reason().is_none()) {
+        let mut batch: Vec<&mut Canvas> = canvases.iter_mut().filter(|c| c.finish_reason().is_none()).collect();
+        runtime.step(&mut batch).unwrap();
+    }
+    let prefill: usize = canvases.iter().map(|c| c.usage.prefill_rows).sum();
+    assert_eq!(prefill, 16 * 5);
+    assert!(canvases[1..].iter().all(|c| c.usage.cached_blocks == 5 && c.usage.forwards == 20));
+    assert_eq!(canvases[3].commits(), alone.commits());
+}
