@@ -1,0 +1,113 @@
+//! Attribution to the tokens that the model saw.
+
+use serde::Serialize;
+use steerling::attribute::Trace;
+use steerling::attribute::inputs::{InputAttribution, InputJob, ranking};
+use utoipa::ToSchema;
+
+use super::Explaining;
+use super::request::{InputsRequest, MethodBody, RuleBody};
+use crate::error::ApiError;
+
+/// What each token that the model saw did for each committed one.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = InputAttributions)]
+pub(crate) struct Inputs {
+    method: MethodBody,
+    /// Points of the path; null without one.
+    n_steps: Option<usize>,
+    /// Where they lie; null without a path.
+    rule: Option<RuleBody>,
+    /// In the order of the commits.
+    pub(super) targets: Vec<Target>,
+    /// The prompt's tokens, largest mean score first. Each target's scores over the prompt are divided by their
+    /// absolute sum before the mean.
+    prompt_ranking: Vec<Ranked>,
+    /// The ids of the whole sequence, for tables.
+    #[serde(skip)]
+    pub(super) ids: Vec<u32>,
+}
+
+/// A committed token and what each position did for its logit.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = InputTarget)]
+pub(super) struct Target {
+    /// Absolute index in the sequence.
+    pub(super) position: usize,
+    /// Token id.
+    pub(super) id: u32,
+    /// One score in logits for each position from 0 to the end of the target's attention block; positions that were
+    /// masked score 0.
+    pub(super) scores: Vec<f32>,
+    /// Sum of the scores.
+    sum: f32,
+    /// The token's logit, less that with everything masked.
+    pub(super) logit_delta: f32,
+    /// `|sum - logit_delta| / |logit_delta|`.
+    completeness_error: f32,
+}
+
+/// A token of the prompt.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = RankedInput)]
+struct Ranked {
+    /// Absolute index in the sequence.
+    position: usize,
+    /// Token id.
+    id: u32,
+    /// The token's text.
+    text: String,
+    /// Mean share, -1 to 1.
+    score: f32,
+}
+
+/// Attributes the tokens of a trace.
+pub(super) async fn attribute(job: &Explaining, request: &InputsRequest, trace: &Trace) -> Result<Inputs, ApiError> {
+    let method = request.method();
+    // Positions behind an end of the text were never committed.
+    let committed = |position: &usize| trace.commits.iter().any(|commit| commit.position == *position);
+    let positions = request.positions.as_ref().map(|positions| {
+        let committed = positions.iter().copied().filter(committed);
+        committed.collect::<Vec<usize>>()
+    });
+    let steering = job.steering.clone();
+    let mut inputs: Option<InputJob> = None;
+    let work = {
+        let trace = trace.clone();
+        job.places.run(job.deadline, move |runtime| {
+            let inputs = match &mut inputs {
+                Some(inputs) => inputs,
+                none => {
+                    let job = InputJob::new(&trace, positions.as_deref(), method, steering.clone(), runtime.model())?;
+                    none.insert(job)
+                }
+            };
+            inputs.advance(runtime)
+        })?
+    };
+    let targets = work.await?;
+    let mut ids = trace.prompt_ids.clone();
+    ids.resize(trace.seq_length, job.model.limits.canvas.special.mask);
+    trace.commits.iter().for_each(|commit| ids[commit.position] = commit.id);
+    let prompt: Vec<usize> = (0..trace.prompt_ids.len()).collect();
+    let ranked = ranking(&targets, &prompt, true).into_iter().map(|(position, score)| {
+        let id = ids[position];
+        Ranked { position, id, text: job.model.tokenizer.token_text(id), score }
+    });
+    Ok(Inputs {
+        method: request.method,
+        n_steps: request.n_steps(),
+        rule: request.rule(),
+        prompt_ranking: ranked.collect(),
+        targets: targets.into_iter().map(Target::from).collect(),
+        ids,
+    })
+}
+
+impl From<InputAttribution> for Target {
+    fn from(found: InputAttribution) -> Self {
+        let (sum, completeness_error) = (found.sum(), found.completeness_error());
+        let InputAttribution { position, id, scores, logit_delta, .. } = found;
+        Self { position, id, scores, sum, logit_delta, completeness_error }
+    }
+}

@@ -1,0 +1,275 @@
+//! From a body to what is to be explained, and how.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use steerling::attribute::inputs::{InputMethod, MAX_N_STEPS, PathRule};
+use steerling::attribute::{Trace, TraceCommit};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::replay::Replay;
+use crate::api::attribution::{AttributionRequest, check_guidance};
+use crate::api::generate::request::{GenerateRequest, Prepared};
+use crate::engine::Model;
+use crate::error::ApiError;
+use crate::openapi::extended;
+
+/// Positions that are generated unless the request says otherwise.
+const MAX_NEW_TOKENS: usize = 128;
+/// The names of [`AttributeFields`].
+pub(super) const FIELDS: &[&str] = &["trace", "concepts", "inputs", "chunks", "format"];
+/// Generation fields that a trace leaves a meaning to.
+const WITH_TRACE: &[&str] = &["steering", "stop_tokens", "cfg_scale", "stream"];
+
+/// A generation to explain.
+pub(crate) struct AttributeRequest {
+    pub(super) request: GenerateRequest,
+    pub(super) fields: AttributeFields,
+}
+
+/// What is explained, and how.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AttributeFields {
+    /// The trace of an earlier result, which is explained instead of generating; `steering` must be that of the
+    /// generation. Of the other generation fields only `stop_tokens` (they end chunks) and `stream` have an effect.
+    trace: Option<TraceRequest>,
+    /// Attribution to concepts; null to skip it.
+    concepts: Option<AttributionRequest>,
+    /// Attribution to the tokens that the model saw; null to skip it.
+    inputs: Option<InputsRequest>,
+    /// Score the concepts of each chunk of the text.
+    #[schema(default = true)]
+    chunks: bool,
+    /// The form of the answer.
+    pub(super) format: Format,
+}
+
+impl Default for AttributeFields {
+    fn default() -> Self {
+        let concepts = Some(AttributionRequest::default());
+        Self { trace: None, concepts, inputs: None, chunks: true, format: Format::Json }
+    }
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = AttributeFormat)]
+pub(super) enum Format {
+    /// Everything.
+    Json,
+    /// A table as text.
+    Csv,
+    /// A table as an Apache Parquet file.
+    Parquet,
+}
+
+/// The trace of a result, as it was returned.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TraceRequest {
+    /// The ids of the prompt.
+    prompt_ids: Vec<u32>,
+    /// Positions of prompt and generation together.
+    seq_length: usize,
+    /// Commits in order.
+    commits: Vec<TraceCommitRequest>,
+}
+
+/// A commit of a trace; what else a result tells of it is optional.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TraceCommitRequest {
+    /// Denoising step, counted over all blocks from 0.
+    step: usize,
+    /// Absolute index in the sequence.
+    position: usize,
+    /// Token id.
+    id: u32,
+    /// Not used.
+    block: Option<usize>,
+    /// Not used.
+    text: Option<String>,
+    /// Not used.
+    confidence: Option<f32>,
+    /// The model's logit. If given, a trace whose logits this model does not reproduce is refused.
+    target_logit: Option<f32>,
+}
+
+/// Attribution to the tokens that the model saw.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InputsRequest {
+    pub(super) method: MethodBody,
+    /// Points of the path of `integrated_gradients`. Null: 32.
+    #[schema(minimum = 1, maximum = 512)]
+    n_steps: Option<usize>,
+    /// Where the points lie. Null: `right`.
+    rule: Option<RuleBody>,
+    /// Absolute positions of the targets, at which tokens were committed. Null: all of them.
+    pub(super) positions: Option<Vec<usize>>,
+}
+
+/// How inputs are attributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = InputMethod)]
+pub(super) enum MethodBody {
+    /// Gradients along the straight path from the mask embedding to the token embeddings.
+    IntegratedGradients,
+    /// The gradient at the end of that path, times its length.
+    InputXGradient,
+    /// How much the logit falls when a token is masked.
+    Occlusion,
+}
+
+/// Where the points of a path lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = PathRule)]
+pub(super) enum RuleBody {
+    /// `k/n` for `k = 1..n`, as in the reference package.
+    Right,
+    /// Gauss-Legendre: fewer points for the same accuracy.
+    GaussLegendre,
+}
+
+impl PartialSchema for AttributeRequest {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = extended(GenerateRequest::schema(), AttributeFields::schema(), &[]);
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.properties.remove("attribution");
+            if let Some(RefOr::T(Schema::Object(field))) = object.properties.get_mut("max_new_tokens") {
+                field.default = Some(json!(MAX_NEW_TOKENS));
+            }
+        }
+        schema
+    }
+}
+
+impl ToSchema for AttributeRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        GenerateRequest::schemas(schemas);
+        AttributeFields::schemas(schemas);
+    }
+}
+
+/// Fills in what is different from a plain generation.
+pub(super) fn set_defaults(body: &mut Map<String, Value>) {
+    body.entry("max_new_tokens").or_insert(json!(MAX_NEW_TOKENS));
+}
+
+impl InputsRequest {
+    pub(super) fn n_steps(&self) -> Option<usize> {
+        (self.method == MethodBody::IntegratedGradients).then_some(self.n_steps.unwrap_or(32))
+    }
+
+    pub(super) fn rule(&self) -> Option<RuleBody> {
+        (self.method == MethodBody::IntegratedGradients).then_some(self.rule.unwrap_or(RuleBody::Right))
+    }
+
+    pub(super) fn method(&self) -> InputMethod {
+        match self.method {
+            MethodBody::IntegratedGradients => InputMethod::IntegratedGradients {
+                n_steps: self.n_steps.unwrap_or(32),
+                rule: match self.rule {
+                    None | Some(RuleBody::Right) => PathRule::Right,
+                    Some(RuleBody::GaussLegendre) => PathRule::GaussLegendre,
+                },
+            },
+            MethodBody::InputXGradient => InputMethod::InputXGradient,
+            MethodBody::Occlusion => InputMethod::Occlusion,
+        }
+    }
+
+    fn check(&self, mut committed: impl FnMut(usize) -> bool) -> Result<(), ApiError> {
+        if self.method != MethodBody::IntegratedGradients {
+            let given = [("n_steps", self.n_steps.is_some()), ("rule", self.rule.is_some())];
+            if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+                let message = "only `integrated_gradients` follows a path";
+                return Err(ApiError::invalid(format!("inputs.{name}"), message));
+            }
+        }
+        if let Some(n_steps) = self.n_steps.filter(|n| !(1..=MAX_N_STEPS).contains(n)) {
+            return Err(ApiError::invalid("inputs.n_steps", format!("{n_steps} is outside 1..={MAX_N_STEPS}")));
+        }
+        if let Some((i, position)) = self.positions.iter().flatten().enumerate().find(|(_, p)| !committed(**p)) {
+            let message = format!("no token is committed at position {position}");
+            return Err(ApiError::invalid(format!("inputs.positions[{i}]"), message));
+        }
+        Ok(())
+    }
+}
+
+/// What is explained beside concepts.
+pub(super) struct Ask {
+    pub(super) inputs: Option<InputsRequest>,
+    pub(super) chunks: bool,
+}
+
+/// What a request wants explained.
+pub(super) enum Wanted {
+    /// A generation that is still to be made.
+    Generation(Box<Prepared>, Ask),
+    /// One that was made.
+    Replay(Box<Replay>, Ask),
+}
+
+impl AttributeRequest {
+    /// Checks everything that can be checked before the model is asked. `given` are the generation fields in the body.
+    pub(super) fn check(self, model: &Arc<Model>, given: &[String]) -> Result<Wanted, ApiError> {
+        let Self { mut request, fields } = self;
+        let AttributeFields { trace, concepts, inputs, chunks, format } = fields;
+        if request.attribution.is_some() {
+            return Err(ApiError::invalid("attribution", "`concepts` says what is wanted here"));
+        }
+        if concepts.is_none() && inputs.is_none() {
+            return Err(ApiError::invalid("concepts", "`concepts` and `inputs` are both null: nothing to explain"));
+        }
+        if format != Format::Json && request.stream {
+            return Err(ApiError::invalid("format", "a table is not streamed"));
+        }
+        match &concepts {
+            Some(concepts) => concepts.check("concepts", model, request.cfg_scale)?,
+            None => check_guidance("inputs", request.cfg_scale)?,
+        }
+        let ask = Ask { inputs, chunks };
+        if let Some(trace) = trace {
+            if let Some(name) = given.iter().find(|name| ["prompt", "messages"].contains(&name.as_str())) {
+                return Err(ApiError::invalid(name.clone(), "either a trace or something to generate from, not both"));
+            }
+            let unheeded = given.iter().filter(|name| !WITH_TRACE.contains(&name.as_str()));
+            let warnings = unheeded.map(|name| format!("`{name}` has no effect with a trace")).collect();
+            let (trace, target_logits) = trace.read();
+            trace.validate(&model.limits.canvas)?;
+            if let Some(inputs) = &ask.inputs {
+                inputs.check(|position| trace.commits.iter().any(|commit| commit.position == position))?;
+            }
+            let recipe = request.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
+            let stop_tokens = request.stop_tokens;
+            let replay = Replay { trace, target_logits, recipe, concepts, stop_tokens, warnings };
+            return Ok(Wanted::Replay(Box::new(replay), ask));
+        }
+        request.attribution = concepts;
+        let new = request.max_new_tokens;
+        let prepared = request.prepare(model)?;
+        if let Some(inputs) = &ask.inputs {
+            let prompt = prepared.prompt().len();
+            inputs.check(|position| (prompt..prompt + new).contains(&position))?;
+        }
+        Ok(Wanted::Generation(Box::new(prepared), ask))
+    }
+}
+
+impl TraceRequest {
+    fn read(self) -> (Trace, Vec<Option<f32>>) {
+        let target_logits = self.commits.iter().map(|commit| commit.target_logit).collect();
+        let commits = self.commits.into_iter();
+        let commits = commits.map(|TraceCommitRequest { step, position, id, .. }| TraceCommit { step, position, id });
+        let trace = Trace { prompt_ids: self.prompt_ids, seq_length: self.seq_length, commits: commits.collect() };
+        (trace, target_logits)
+    }
+}

@@ -1,0 +1,272 @@
+//! `GET /concepts` and below: what the concepts are called, promote and resemble.
+
+pub(crate) mod query;
+pub(crate) mod texts;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use steerling::catalog::{Concept, Filter, Flag, Head};
+use steerling::steer::ConceptKey;
+use steerling::{Catalog, ConceptRef, Runtime};
+use utoipa::ToSchema;
+
+use super::concept::ConceptBody;
+use super::{AppState, in_background};
+use crate::engine::Model;
+use crate::error::ApiError;
+use crate::openapi::{Compute, Internal, InvalidQuery, NotReady, UnknownConcept};
+use query::Params;
+
+/// Most entries of one answer.
+const MAX_LIMIT: usize = 1000;
+
+/// A part of a listing or of what a search found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConceptPage {
+    /// Entries of the whole listing.
+    total: usize,
+    items: Vec<Found>,
+}
+
+/// A concept of a listing or a search.
+#[derive(Debug, Serialize, ToSchema)]
+struct Found {
+    #[serde(flatten)]
+    concept: ConceptBody,
+    /// Of a search: for each of its words, three times the occurrences in the name plus those in the description.
+    /// Null in a listing.
+    score: Option<u64>,
+}
+
+/// The concepts of a group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConceptMembers {
+    /// Concepts in the group.
+    total: usize,
+    /// The concept that was asked for first, then by id.
+    items: Vec<ConceptBody>,
+}
+
+/// The tokens that a concept promotes, or works against.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConceptTokens {
+    concept: ConceptBody,
+    /// `positive` or `negative`.
+    sign: &'static str,
+    /// Strongest first.
+    tokens: Vec<AlignedToken>,
+}
+
+/// A token and how much a concept promotes it.
+#[derive(Debug, Serialize, ToSchema)]
+struct AlignedToken {
+    /// The token's id.
+    id: u32,
+    /// Its text.
+    text: String,
+    /// Logits that one unit of the concept's direction adds: `lm_head . (e / |e|)`.
+    alignment: f32,
+}
+
+/// Concepts whose embeddings point the same way.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConceptNeighbors {
+    concept: ConceptBody,
+    /// Of both heads, the most similar first.
+    items: Vec<Neighbor>,
+}
+
+/// A concept and how alike it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Neighbor {
+    #[serde(flatten)]
+    concept: ConceptBody,
+    /// Cosine of the two embeddings, -1 to 1.
+    similarity: f32,
+}
+
+/// The model, if it has concepts.
+fn with_concepts(state: &AppState) -> Result<Arc<Model>, ApiError> {
+    let model = state.model()?;
+    if model.catalog.is_empty() {
+        return Err(steerling::Error::Unsupported("this checkpoint has no concepts".to_owned()).into());
+    }
+    Ok(model)
+}
+
+/// The concept that a path names: by its global id, else by its exact name.
+fn of_path<'a>(catalog: &'a Catalog, name: &str) -> Result<Concept<'a>, ApiError> {
+    let named = match name.parse() {
+        Ok(id) => ConceptRef::Id(id),
+        Err(_) => ConceptRef::Name(name.to_owned()),
+    };
+    catalog.resolve("id", &named).map_err(|error| ApiError::of_path(error, catalog))
+}
+
+fn key(concept: &Concept<'_>) -> ConceptKey {
+    match concept.head {
+        Head::Known => ConceptKey::Known(concept.index),
+        Head::Unknown => ConceptKey::Unknown(concept.index),
+    }
+}
+
+/// The global id of a concept.
+fn id(catalog: &Catalog, key: ConceptKey) -> u32 {
+    match key {
+        ConceptKey::Known(index) => index,
+        ConceptKey::Unknown(index) => catalog.known_len() as u32 + index,
+    }
+}
+
+/// Lists the concepts, or searches them.
+///
+/// A search looks for whole words in names and descriptions, without regard to case, best first; unless told otherwise
+/// among known concepts that may be steered. A listing goes by id and, unless told otherwise, holds all concepts.
+#[utoipa::path(get, path = "/concepts", tag = "concepts",
+    params(
+        ("q" = Option<String>, Query, description = "words to look for; without any, a listing"),
+        ("limit" = Option<usize>, Query, description = "entries of the answer, 1 to 1000; 10 if not given"),
+        ("offset" = Option<usize>, Query, description = "entries to skip"),
+        ("head" = Option<String>, Query, description = "`known` or `unknown`: only this head; `any`. A search's default is `known`"),
+        ("steerable" = Option<String>, Query, description = "`true`: only concepts that may be steered; `false`: only others; `any`. A search's default is `true`"),
+        ("flag" = Option<String>, Query, description = "`steerable`, `tone`, `alignment` or `demographic`"),
+    ),
+    responses(
+        (status = 200, description = "the concepts", body = ConceptPage), InvalidQuery, Internal, NotReady,
+        (status = 501, description = "`unsupported`: this checkpoint has no concepts", body = crate::error::ErrorBody),
+    ))]
+pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> Result<Answer<ConceptPage>, ApiError> {
+    let model = with_concepts(&state)?;
+    let query = params.text("q")?;
+    let limit = params.count("limit", 10, MAX_LIMIT)?;
+    let offset = params.parsed("offset", "a whole number")?.unwrap_or(0);
+    let default = if query.is_some() { Filter::REFERENCE } else { Filter::default() };
+    let heads = [("known", Some(Head::Known)), ("unknown", Some(Head::Unknown)), ("any", None)];
+    let steerable = [("true", Some(true)), ("false", Some(false)), ("any", None)];
+    let filter = Filter {
+        head: params.word("head", &heads)?.unwrap_or(default.head),
+        steerable: params.word("steerable", &steerable)?.unwrap_or(default.steerable),
+        flag: params.word(
+            "flag",
+            &[
+                ("steerable", Flag::Steerable),
+                ("tone", Flag::Tone),
+                ("alignment", Flag::Alignment),
+                ("demographic", Flag::Demographic),
+            ],
+        )?,
+    };
+    params.end()?;
+    // A search reads all texts of the catalogue.
+    in_background(move || {
+        let Some(query) = query else {
+            let page = model.catalog.list(filter, offset, limit);
+            let items = page.items.into_iter().map(|concept| Found { concept: concept.into(), score: None });
+            return Ok(Answer(ConceptPage { total: page.total, items: items.collect() }));
+        };
+        let page = model.catalog.search(&query, filter, offset, limit)?;
+        let found = |hit: steerling::catalog::Hit<'_>| Found { concept: hit.concept.into(), score: Some(hit.score) };
+        Ok(Answer(ConceptPage { total: page.total, items: page.items.into_iter().map(found).collect() }))
+    })
+    .await
+}
+
+/// One concept.
+#[utoipa::path(get, path = "/concepts/{id}", tag = "concepts",
+    params(("id" = String, Path, description = "global id, or the exact name")),
+    responses((status = 200, description = "the concept", body = ConceptBody), UnknownConcept, Internal, NotReady))]
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Answer<ConceptBody>, ApiError> {
+    params.end()?;
+    let model = with_concepts(&state)?;
+    Ok(Answer(of_path(&model.catalog, &name)?.into()))
+}
+
+/// The concepts of a concept's group.
+///
+/// A concept without a group is alone.
+#[utoipa::path(get, path = "/concepts/{id}/group", tag = "concepts",
+    params(("id" = String, Path, description = "global id, or the exact name")),
+    responses((status = 200, description = "the group", body = ConceptMembers), UnknownConcept, Internal, NotReady))]
+pub(crate) async fn group(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Answer<ConceptMembers>, ApiError> {
+    params.end()?;
+    let model = with_concepts(&state)?;
+    let catalog = &model.catalog;
+    let ids = catalog.group(of_path(catalog, &name)?.id);
+    let items: Vec<ConceptBody> = ids.iter().filter_map(|id| catalog.get(*id)).map(ConceptBody::from).collect();
+    Ok(Answer(ConceptMembers { total: items.len(), items }))
+}
+
+/// The tokens that a concept promotes most, or works against most.
+#[utoipa::path(get, path = "/concepts/{id}/tokens", tag = "concepts",
+    params(
+        ("id" = String, Path, description = "global id, or the exact name"),
+        ("k" = Option<usize>, Query, description = "tokens, 1 to 1000; 15 if not given"),
+        ("sign" = Option<String>, Query, description = "`positive` (if not given) or `negative`"),
+    ),
+    responses(
+        (status = 200, description = "the tokens", body = ConceptTokens), UnknownConcept, Compute, Internal, NotReady,
+    ))]
+pub(crate) async fn tokens(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    mut params: Params,
+) -> Result<Answer<ConceptTokens>, ApiError> {
+    let deadline = Instant::now() + state.options.timeout;
+    let model = with_concepts(&state)?;
+    let k = params.count("k", 15, MAX_LIMIT)?;
+    let negative = params.word("sign", &[("positive", false), ("negative", true)])?.unwrap_or(false);
+    params.end()?;
+    let concept = of_path(&model.catalog, &name)?;
+    let key = key(&concept);
+    let work = move |runtime: &mut Runtime| runtime.model().concept_top_tokens(key, k, negative).map(Some);
+    let top = state.engine.run(deadline, work)?.await?;
+    let token = |(id, alignment): (u32, f32)| AlignedToken { id, text: model.tokenizer.token_text(id), alignment };
+    Ok(Answer(ConceptTokens {
+        concept: concept.into(),
+        sign: if negative { "negative" } else { "positive" },
+        tokens: top.into_iter().map(token).collect(),
+    }))
+}
+
+/// The concepts whose embeddings are most similar to a concept's.
+#[utoipa::path(get, path = "/concepts/{id}/neighbors", tag = "concepts",
+    params(
+        ("id" = String, Path, description = "global id, or the exact name"),
+        ("k" = Option<usize>, Query, description = "concepts, 1 to 1000; 20 if not given"),
+    ),
+    responses(
+        (status = 200, description = "the concepts", body = ConceptNeighbors),
+        UnknownConcept, Compute, Internal, NotReady,
+    ))]
+pub(crate) async fn neighbors(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    mut params: Params,
+) -> Result<Answer<ConceptNeighbors>, ApiError> {
+    let deadline = Instant::now() + state.options.timeout;
+    let model = with_concepts(&state)?;
+    let k = params.count("k", 20, MAX_LIMIT)?;
+    params.end()?;
+    let catalog = &model.catalog;
+    let concept = of_path(catalog, &name)?;
+    let key = key(&concept);
+    let work = move |runtime: &mut Runtime| runtime.model().concept_neighbors(key, k).map(Some);
+    let found = state.engine.run(deadline, work)?.await?;
+    let neighbor = |(key, similarity)| {
+        catalog.get(id(catalog, key)).map(|concept| Neighbor { concept: concept.into(), similarity })
+    };
+    let items = found.into_iter().filter_map(neighbor).collect();
+    Ok(Answer(ConceptNeighbors { concept: concept.into(), items }))
+}

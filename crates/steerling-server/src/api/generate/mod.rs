@@ -1,0 +1,62 @@
+//! `POST /generate`.
+
+pub(crate) mod answer;
+pub(crate) mod request;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::lanes::{self, Opened};
+use crate::engine::Model;
+use crate::error::ApiError;
+use crate::extract::Json;
+use crate::observe::RequestId;
+use crate::openapi::{Body, Compute, Internal, NotReady};
+use crate::stream::{self, StreamEvent, Tail};
+
+use answer::GenerateResult;
+use request::{GenerateRequest, Prepared};
+
+/// Generates text.
+///
+/// With `stream: true` the answer is `text/event-stream`: one `start`, a `block` for each denoising step (every
+/// `stream_every`, and always when `final`; steps of one block are merged for a reader that falls behind), an
+/// `attribution` after each `block` if asked for, and exactly one `done` or `error`. `id:` counts up from 0; a comment is sent every 15 s. The answer's head is sent when
+/// the generation leaves the queue, so a refusal always has its own status.
+#[utoipa::path(post, path = "/generate", tag = "generate", request_body = GenerateRequest,
+    responses(
+        (status = 200, description = "the generation, whole or as a stream", content(
+            (GenerateResult = "application/json"),
+            (StreamEvent = "text/event-stream"),
+        )),
+        Body, Compute, Internal, NotReady,
+    ))]
+pub(crate) async fn generate(
+    State(state): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    Json(request): Json<GenerateRequest>,
+) -> Result<Response, ApiError> {
+    let deadline = Instant::now() + state.options.timeout;
+    let model = state.model()?;
+    let streamed = request.stream;
+    let prepared = prepare(request, model).await?;
+    let Opened { lanes, .. } = lanes::open(&state.engine, deadline, vec![(None, prepared)]).await?;
+    if streamed {
+        return Ok(stream::answer(lanes, Tail::results(), request_id));
+    }
+    let ended = lanes::fold(lanes).await?;
+    let result = ended.first().map(|ended| GenerateResult::new(&ended.head, &ended.finished));
+    Ok(Answer(result.ok_or_else(ApiError::internal)?).into_response())
+}
+
+/// Tokenizing a long prompt takes a while: not on a thread that others wait for.
+pub(crate) async fn prepare(request: GenerateRequest, model: Arc<Model>) -> Result<Prepared, ApiError> {
+    let prepared = tokio::task::spawn_blocking(move || request.prepare(&model));
+    prepared.await.map_err(|_| ApiError::internal())?
+}

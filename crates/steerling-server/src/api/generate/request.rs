@@ -1,0 +1,360 @@
+//! From a body to a generation that can only fail for reasons of the server.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use steerling::params::{Align, Decoding, EotMode};
+use steerling::steer::Steering;
+use steerling::tokenizer::Message;
+use steerling::{Canvas, GenerateParams, Generation, Tokenizer};
+use utoipa::ToSchema;
+
+use super::answer::StartEvent;
+use crate::api::attribution::AttributionRequest;
+use crate::api::steering::{Recipe, SteeringRequest};
+use crate::engine::Model;
+use crate::error::ApiError;
+
+/// Said in every answer of a model with random weights.
+pub(crate) const NOISE: &str = "this is a synthetic model with random weights: its text is noise";
+/// Drawn seeds are below this, so that clients whose numbers are doubles can hold them.
+const SEEDS: u64 = 1 << 53;
+
+/// A generation. Exactly one of `prompt` and `messages` is given.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(example = json!({"prompt": "The capital of Japan is", "max_new_tokens": 64, "seed": 42}))]
+pub(crate) struct GenerateRequest {
+    /// A text, or ids. Ids may be special ones, but not the mask.
+    pub(crate) prompt: Option<Prompt>,
+    /// A conversation, for checkpoints with the chat tokens.
+    pub(crate) messages: Option<Vec<ChatMessage>>,
+    /// Positions to generate. Prompt and new positions together fit into the context.
+    #[schema(default = 1024, minimum = 1)]
+    pub(crate) max_new_tokens: usize,
+    /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step.
+    #[schema(minimum = 1)]
+    steps: Option<usize>,
+    /// Divides the logits when entropy sampling is off; 0 is argmax. Null: 1.2.
+    #[schema(minimum = 0, maximum = 100)]
+    temperature: Option<f32>,
+    /// Nucleus mass.
+    #[schema(default = 0.8, minimum = 0, maximum = 1)]
+    top_p: f32,
+    /// Positive logits of ids already present are divided by this, others multiplied.
+    #[schema(default = 1.1, minimum = 0.01, maximum = 100)]
+    repetition_penalty: f32,
+    /// Take the temperature from the entropy of the prediction; `temperature` has no effect then.
+    #[schema(default = true)]
+    use_entropy_sampling: bool,
+    /// Classifier-free guidance; 0 is off, otherwise twice the work.
+    #[schema(default = 0.0, minimum = 0, maximum = 100)]
+    pub(crate) cfg_scale: f32,
+    /// Same seed, same text, whatever else the server does. Null: drawn, and returned.
+    seed: Option<u64>,
+    /// Generation ends after the block in which one of these ids stands; the text ends before it.
+    #[schema(max_items = 64)]
+    pub(crate) stop_tokens: Vec<u32>,
+    /// The text ends before the first of these strings.
+    #[schema(max_items = 8)]
+    stop: Vec<String>,
+    /// Which positions a step commits.
+    decoding: DecodingRequest,
+    /// Where generation blocks are cut.
+    align: AlignRequest,
+    /// What a committed `<|eot_id|>` does to masked positions before it.
+    eot: EotRequest,
+    /// What is added to the model's computation; null for nothing.
+    pub(crate) steering: Option<SteeringRequest>,
+    /// Attribute every token to concepts while it is committed; null for none.
+    pub(crate) attribution: Option<AttributionRequest>,
+    /// Return all commits, in order.
+    #[schema(default = false)]
+    return_trace: bool,
+    /// Answer with server-sent events.
+    #[schema(default = false)]
+    pub(crate) stream: bool,
+    /// Send a `block` event every so many steps, and always when a block is final.
+    #[schema(default = 1, minimum = 1)]
+    stream_every: usize,
+}
+
+/// A text, or token ids.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(untagged, expecting = "neither a string nor a list of token ids")]
+pub(crate) enum Prompt {
+    /// Any text. Names of special tokens in it are plain text.
+    Text(String),
+    /// Ids below the vocabulary size.
+    Ids(Vec<u32>),
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChatMessage {
+    /// `system`, `user` or `assistant`.
+    #[schema(example = "user")]
+    role: String,
+    /// The text of the turn.
+    content: String,
+}
+
+/// Which positions a step commits. This build supports `confidence`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+enum DecodingRequest {
+    /// A fixed number a step, most confident first.
+    Confidence {},
+    /// Not supported by this build.
+    Threshold { threshold: f32, max_per_step: Option<usize> },
+    /// Not supported by this build.
+    EntropyBound { gamma: f32 },
+    /// Not supported by this build.
+    Lossless { drafts: usize },
+}
+
+/// Where generation blocks are cut.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AlignRequest {
+    /// From the end of the prompt, as the reference package does.
+    Reference,
+    /// At the boundaries of attention blocks: less work when the prompt ends inside one.
+    Block,
+}
+
+/// What a committed `<|eot_id|>` does to masked positions before it.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum EotRequest {
+    /// They are still filled.
+    Fill,
+    /// Generation stops at once, as in the reference package.
+    Reference,
+}
+
+impl Default for GenerateRequest {
+    fn default() -> Self {
+        let params = GenerateParams::default();
+        Self {
+            prompt: None,
+            messages: None,
+            max_new_tokens: params.max_new_tokens,
+            steps: params.steps,
+            temperature: None,
+            top_p: params.top_p,
+            repetition_penalty: params.repetition_penalty,
+            use_entropy_sampling: params.use_entropy_sampling,
+            cfg_scale: params.cfg_scale,
+            seed: None,
+            stop_tokens: params.stop_tokens,
+            stop: params.stop,
+            decoding: DecodingRequest::Confidence {},
+            align: AlignRequest::Reference,
+            eot: EotRequest::Fill,
+            steering: None,
+            attribution: None,
+            return_trace: false,
+            stream: false,
+            stream_every: 1,
+        }
+    }
+}
+
+/// A generation that can only be refused for lack of room.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    prompt: Vec<u32>,
+    params: GenerateParams,
+    /// What it is steered by, before the model has resolved it.
+    pub(crate) recipe: Option<Recipe>,
+    pub(crate) head: Head,
+}
+
+/// What the answer needs to know beside what the engine gives back.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub(crate) start: StartEvent,
+    pub(crate) model: Arc<Model>,
+    pub(crate) return_trace: bool,
+    pub(crate) stream_every: usize,
+    pub(crate) warnings: Vec<String>,
+    /// How attributions are reported, if they are wanted.
+    pub(crate) attribution: Option<AttributionRequest>,
+}
+
+impl Prepared {
+    /// The same generation under another steering and a name of its own.
+    pub(crate) fn with_recipe(&self, recipe: Option<Recipe>) -> Self {
+        let mut other = Self { recipe, ..self.clone() };
+        other.head.start.id = new_id();
+        other
+    }
+
+    /// The generation for the engine.
+    pub(crate) fn generation(&self, steering: Option<Arc<Steering>>) -> Result<Generation, ApiError> {
+        let mut canvas = Canvas::new(&self.prompt, self.params.clone(), &self.head.model.limits.canvas)?;
+        if let Some(steering) = steering {
+            canvas = canvas.steered(steering);
+        }
+        if self.head.attribution.is_some() {
+            canvas = canvas.attributed()?;
+        }
+        Ok(Generation::new(canvas, &self.head.model.tokenizer))
+    }
+
+    /// The prompt's ids.
+    pub(crate) fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+}
+
+/// Names a generation.
+pub(crate) fn new_id() -> String {
+    format!("gen-{:032x}", rand::random::<u128>())
+}
+
+impl GenerateRequest {
+    /// Checks everything that can be checked before the model is asked.
+    pub(crate) fn prepare(self, model: &Arc<Model>) -> Result<Prepared, ApiError> {
+        self.refuse_unsupported()?;
+        if let Some(attribution) = &self.attribution {
+            attribution.check("attribution", model, self.cfg_scale)?;
+        }
+        let recipe = self.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
+        let spec = &model.limits.canvas;
+        let seed = self.seed.unwrap_or_else(|| rand::random_range(0..SEEDS));
+        let prompt = self.prompt_ids(&model.tokenizer)?;
+        let params = self.params(seed);
+        let canvas = Canvas::new(&prompt, params.clone(), spec)?;
+        let start = StartEvent {
+            id: new_id(),
+            model: model.info.name.clone(),
+            prompt_tokens: prompt.len(),
+            max_new_tokens: self.max_new_tokens,
+            block_size: spec.block_size,
+            num_blocks: canvas.blocks().len(),
+            steps: canvas.blocks().iter().map(|block| block.steps).sum(),
+            seed,
+        };
+        let head = Head {
+            warnings: self.warnings(model, &start),
+            start,
+            model: model.clone(),
+            return_trace: self.return_trace,
+            stream_every: self.stream_every,
+            attribution: self.attribution,
+        };
+        Ok(Prepared { prompt, params, recipe, head })
+    }
+
+    /// What later builds do is refused, never ignored.
+    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        let refuse =
+            |field, what: &str| Err(ApiError::unsupported(field, format!("this build does not support {what}")));
+        if self.decoding != (DecodingRequest::Confidence {}) {
+            return refuse("decoding", "decoding methods other than `confidence`");
+        }
+        if self.stream_every == 0 {
+            return Err(ApiError::invalid("stream_every", "0 is below the minimum of 1"));
+        }
+        Ok(())
+    }
+
+    fn prompt_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
+        match (&self.prompt, &self.messages) {
+            (Some(Prompt::Text(text)), None) => {
+                tokenizer.encode(text).map_err(|error| ApiError::of_field(error, "prompt"))
+            }
+            (Some(Prompt::Ids(ids)), None) => {
+                let mask = tokenizer.special().mask;
+                match ids.iter().position(|id| *id == mask) {
+                    Some(i) => Err(ApiError::invalid(
+                        format!("prompt[{i}]"),
+                        format!("{mask} is the mask, which stands for a position that is not decided yet"),
+                    )),
+                    None => Ok(ids.clone()),
+                }
+            }
+            (None, Some(messages)) => {
+                let turn = |ChatMessage { role, content }: &ChatMessage| Message {
+                    role: role.clone(),
+                    content: content.clone(),
+                };
+                let messages: Vec<Message> = messages.iter().map(turn).collect();
+                tokenizer.chat(&messages).map_err(|error| match error {
+                    steerling::Error::Unsupported(message) => ApiError::unsupported("messages", message),
+                    other => ApiError::of_field(other, "messages"),
+                })
+            }
+            (Some(_), Some(_)) => Err(ApiError::invalid("messages", "either a prompt or messages, not both")),
+            (None, None) => Err(ApiError::invalid("prompt", "a prompt or messages are needed")),
+        }
+    }
+
+    fn params(&self, seed: u64) -> GenerateParams {
+        GenerateParams {
+            max_new_tokens: self.max_new_tokens,
+            steps: self.steps,
+            temperature: self.temperature.unwrap_or(GenerateParams::default().temperature),
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            use_entropy_sampling: self.use_entropy_sampling,
+            cfg_scale: self.cfg_scale,
+            seed,
+            stop_tokens: self.stop_tokens.clone(),
+            stop: self.stop.clone(),
+            decoding: Decoding::Confidence,
+            align: match self.align {
+                AlignRequest::Reference => Align::Reference,
+                AlignRequest::Block => Align::Block,
+            },
+            eot: match self.eot {
+                EotRequest::Fill => EotMode::Fill,
+                EotRequest::Reference => EotMode::Reference,
+            },
+        }
+    }
+
+    fn warnings(&self, model: &Model, start: &StartEvent) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if model.info.synthetic {
+            warnings.push(NOISE.to_owned());
+        }
+        if self.temperature.is_some() && self.use_entropy_sampling {
+            warnings.push("`temperature` has no effect while `use_entropy_sampling` is true".to_owned());
+        }
+        if let Some(steps) = self.steps.filter(|steps| *steps != start.steps) {
+            let (actual, blocks) = (start.steps, start.num_blocks);
+            warnings.push(format!(
+                "`steps` {steps} became {actual}: each of the {blocks} blocks takes at least one step, and at most one a position"
+            ));
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use utoipa::PartialSchema;
+    use utoipa::openapi::{RefOr, Schema};
+
+    #[test]
+    fn the_example_of_the_document_is_a_valid_request() {
+        let RefOr::T(Schema::Object(schema)) = GenerateRequest::schema() else {
+            panic!("not an object");
+        };
+        let example = schema.example.expect("an example");
+        let request: GenerateRequest = serde_json::from_value(example).expect("the example's form");
+        assert!(request.refuse_unsupported().is_ok());
+        assert_eq!(request.seed, Some(42));
+    }
+
+    #[test]
+    fn an_omitted_field_has_the_default_of_the_library() {
+        let request: GenerateRequest = serde_json::from_str(r#"{"prompt":"x"}"#).expect("a request");
+        assert_eq!(request.params(7), GenerateParams { seed: 7, ..GenerateParams::default() });
+    }
+}

@@ -1,0 +1,154 @@
+//! What runs here.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::generate::request::NOISE;
+use crate::engine::Model;
+use crate::openapi::Internal;
+
+/// What runs here: the model, what it can take, and how busy it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Info {
+    /// Generations are taken.
+    ready: bool,
+    /// Null while it is being loaded for the first time.
+    model: Option<ModelCard>,
+    limits: ServiceLimits,
+    /// What this build does with this checkpoint: `generate`, `stream`, `chat`, `score`, `embed`, `concepts`.
+    capabilities: Vec<&'static str>,
+    load: Load,
+    build: Build,
+    /// The licence of the server; a checkpoint has its own.
+    #[schema(example = "Apache-2.0")]
+    licence: &'static str,
+    /// What a user of this server should know.
+    warnings: Vec<&'static str>,
+}
+
+/// The model.
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelCard {
+    name: String,
+    /// Number of parameters.
+    parameters: u64,
+    /// Random weights: its text is noise.
+    synthetic: bool,
+    /// Where it is computed.
+    device: String,
+    /// The type it is computed in.
+    dtype: String,
+    /// Transformer layers.
+    n_layers: usize,
+    /// Query heads.
+    n_head: usize,
+    /// Key and value heads.
+    n_kv_heads: usize,
+    /// Width of the hidden state.
+    n_embd: usize,
+    /// Inner width of the feed-forward half.
+    intermediate_size: usize,
+    /// Token ids are below this.
+    vocab_size: usize,
+    /// Known concepts; null without concept heads.
+    known_concepts: Option<usize>,
+    /// Unknown (discovered) concepts; null without that head.
+    unknown_concepts: Option<usize>,
+}
+
+/// What is refused beyond.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServiceLimits {
+    /// Positions of prompt and generated text together; null while the model is being loaded.
+    context: Option<usize>,
+    /// Positions of an attention block; null while the model is being loaded.
+    block_size: Option<usize>,
+    /// Attention blocks whose keys and values fit into memory; null while the model is being loaded.
+    kv_blocks: Option<usize>,
+    /// Generations computed at once.
+    max_batch: usize,
+    /// Generations that wait.
+    max_queue: usize,
+    /// Largest request body in bytes.
+    max_body_bytes: usize,
+    /// Longest time from request to end of the answer, in seconds.
+    timeout_seconds: f64,
+}
+
+/// How busy it is at this moment.
+#[derive(Debug, Serialize, ToSchema)]
+struct Load {
+    /// Generations being computed.
+    active: usize,
+    /// Generations that wait.
+    queued: usize,
+}
+
+/// What was built.
+#[derive(Debug, Serialize, ToSchema)]
+struct Build {
+    version: &'static str,
+    /// The source's commit, if the build was told.
+    git_commit: Option<&'static str>,
+}
+
+/// What runs here: the model, its limits, and how busy it is.
+#[utoipa::path(get, path = "/info", tag = "state",
+    responses((status = 200, description = "the model, its limits, and how busy it is", body = Info), Internal))]
+pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
+    let model = state.engine.model();
+    let limits = model.as_ref().map(|model| model.limits);
+    let options = &state.options;
+    let mut capabilities = vec!["generate", "stream"];
+    if limits.is_some_and(|limits| limits.canvas.special.chat.is_some()) {
+        capabilities.push("chat");
+    }
+    capabilities.extend(["score", "embed"]);
+    if model.as_ref().is_some_and(|model| !model.catalog.is_empty()) {
+        capabilities.extend(["concepts", "steer", "attribute"]);
+    }
+    Json(Info {
+        ready: state.engine.is_ready(),
+        limits: ServiceLimits {
+            context: limits.map(|limits| limits.canvas.context),
+            block_size: limits.map(|limits| limits.canvas.block_size),
+            kv_blocks: limits.map(|limits| limits.pages),
+            max_batch: options.max_batch,
+            max_queue: options.max_queue,
+            max_body_bytes: options.max_body_bytes,
+            timeout_seconds: options.timeout.as_secs_f64(),
+        },
+        capabilities,
+        load: Load { active: state.engine.active(), queued: state.engine.queued() },
+        build: Build { version: env!("CARGO_PKG_VERSION"), git_commit: option_env!("STEERLING_GIT_COMMIT") },
+        licence: env!("CARGO_PKG_LICENSE"),
+        warnings: model.iter().filter(|model| model.info.synthetic).map(|_| NOISE).collect(),
+        model: model.as_deref().map(ModelCard::from),
+    })
+}
+
+impl From<&Model> for ModelCard {
+    fn from(model: &Model) -> Self {
+        let info = &model.info;
+        let config = &info.config;
+        let concept = config.concept.as_ref();
+        Self {
+            name: info.name.clone(),
+            parameters: info.parameters,
+            synthetic: info.synthetic,
+            device: info.device.clone(),
+            dtype: info.dtype.clone(),
+            n_layers: config.n_layers,
+            n_head: config.n_head,
+            n_kv_heads: config.n_kv_heads,
+            n_embd: config.n_embd,
+            intermediate_size: config.intermediate_size,
+            vocab_size: config.vocab_size,
+            known_concepts: concept.map(|concept| concept.n_concepts),
+            unknown_concepts: concept.and_then(|concept| concept.unknown.as_ref()).map(|head| head.n_concepts),
+        }
+    }
+}

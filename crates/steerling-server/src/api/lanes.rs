@@ -1,0 +1,94 @@
+//! The generations of one request: admitted together, so that they share the batch and the prompt's blocks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::try_join_all;
+use steerling::steer::{Steering, SteeringSpec};
+
+use super::generate::request::{Head, Prepared};
+use crate::engine::{EngineHandle, Finished, Message, Places, Receiver};
+use crate::error::ApiError;
+
+/// A generation under way.
+pub(crate) struct Lane {
+    /// Names it in the events of a stream that has several.
+    pub(crate) name: Option<String>,
+    pub(crate) head: Head,
+    pub(crate) receiver: Receiver,
+}
+
+/// A generation that went well.
+pub(crate) struct Ended {
+    pub(crate) head: Head,
+    pub(crate) finished: Box<Finished>,
+}
+
+/// All generations of a request, with what they were steered by.
+pub(crate) struct Opened {
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) steerings: Vec<Option<Arc<Steering>>>,
+    pub(crate) places: Places,
+}
+
+/// Takes places for all, resolves their steering, hands them in, and waits until the first has left the queue:
+/// whatever is refused is refused before anything is sent.
+pub(crate) async fn open(
+    engine: &EngineHandle,
+    deadline: Instant,
+    wanted: Vec<(Option<String>, Prepared)>,
+) -> Result<Opened, ApiError> {
+    let mut places = engine.reserve(wanted.len())?;
+    let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
+    let steerings = resolve(&places, deadline, specs).await?;
+    let generations =
+        wanted.iter().zip(&steerings).map(|((_, prepared), steering)| prepared.generation(steering.clone()));
+    let generations = generations.collect::<Result<Vec<_>, _>>()?;
+    let mut lanes = Vec::with_capacity(wanted.len());
+    for ((name, prepared), generation) in wanted.into_iter().zip(generations) {
+        lanes.push(Lane { name, head: prepared.head, receiver: places.submit(generation, deadline)? });
+    }
+    if let Some(first) = lanes.first_mut() {
+        match first.receiver.recv().await {
+            Some(Message::Failed(failure)) => return Err(failure.into()),
+            None => return Err(ApiError::internal()),
+            Some(_) => {}
+        }
+    }
+    Ok(Opened { lanes, steerings, places })
+}
+
+/// Resolves steerings against the model's weights, one a slice.
+pub(crate) async fn resolve(
+    places: &Places,
+    deadline: Instant,
+    specs: Vec<Option<SteeringSpec>>,
+) -> Result<Vec<Option<Arc<Steering>>>, ApiError> {
+    if specs.iter().all(Option::is_none) {
+        return Ok(specs.iter().map(|_| None).collect());
+    }
+    let mut resolved = Vec::with_capacity(specs.len());
+    let work = places.run(deadline, move |runtime| {
+        let Some(spec) = specs.get(resolved.len()) else { return Ok(Some(std::mem::take(&mut resolved))) };
+        let steering = spec.as_ref().map(|spec| runtime.model().steering(spec)).transpose()?;
+        resolved.push(steering.map(Arc::new));
+        Ok(None)
+    })?;
+    work.await.map_err(|failure| ApiError::from(failure).or_param("steering"))
+}
+
+/// Waits for the ends of all.
+pub(crate) async fn fold(lanes: Vec<Lane>) -> Result<Vec<Ended>, ApiError> {
+    try_join_all(lanes.into_iter().map(finish)).await
+}
+
+async fn finish(Lane { head, mut receiver, .. }: Lane) -> Result<Ended, ApiError> {
+    loop {
+        match receiver.recv().await {
+            Some(Message::Started | Message::Update(_)) => {}
+            Some(Message::Done(finished)) => return Ok(Ended { head, finished }),
+            Some(Message::Failed(failure)) => return Err(failure.into()),
+            None => return Err(ApiError::internal()),
+        }
+    }
+}

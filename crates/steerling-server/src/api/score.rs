@@ -1,0 +1,179 @@
+//! `POST /score`.
+
+use std::time::Instant;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use steerling::score::{Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, encode_pair};
+use utoipa::ToSchema;
+
+use super::states::{check_count, check_length};
+use super::{AppState, in_background};
+use crate::engine::Model;
+use crate::error::ApiError;
+use crate::extract::Json;
+use crate::openapi::{Body, Compute, Internal, NotReady};
+
+/// Most items of one request.
+const MAX_ITEMS: usize = 1024;
+/// As for generations.
+const MAX_CFG: f32 = 100.0;
+
+/// Continuations whose likelihood is asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"items": [{"context": "The capital of Japan is", "continuation": " Tokyo"}]}))]
+pub(crate) struct ScoreRequest {
+    /// Each is scored on its own.
+    #[schema(min_items = 1, max_items = 1024)]
+    items: Vec<Item>,
+    /// How a likelihood is computed.
+    #[serde(default)]
+    method: Method,
+    /// Rows of a Monte-Carlo estimate; `exact` is the expectation of the estimate with these numbers.
+    #[serde(default = "samples")]
+    #[schema(default = 128, minimum = 1, maximum = 4096)]
+    samples: usize,
+    /// Rows of an estimate whose numbers of masked tokens are spread evenly.
+    #[serde(default = "batch")]
+    #[schema(default = 32, minimum = 1)]
+    batch: usize,
+    /// Classifier-free guidance with the context masked; 0 is off, otherwise twice the work.
+    #[serde(default)]
+    #[schema(default = 0.0, minimum = 0, maximum = 100)]
+    cfg_scale: f32,
+    /// Same seed, same masks, whatever else is scored.
+    #[serde(default)]
+    #[schema(default = 0)]
+    seed: u64,
+}
+
+/// A context and its continuation.
+///
+/// Space at the end of the context counts to the continuation; curly quotes, long dashes and the ellipsis character
+/// become ASCII, as in the reference package.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    /// May be empty.
+    context: String,
+    /// May be empty: its log-likelihood is 0.
+    continuation: String,
+}
+
+/// How a likelihood is computed.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Method {
+    /// `exact` up to 7 tokens, else `monte_carlo`.
+    #[default]
+    Auto,
+    /// The mean over random masks.
+    MonteCarlo,
+    /// The expectation of the Monte-Carlo estimate, from all masks: up to 7 tokens.
+    Exact,
+    /// The sum of `log p` of each token after those before it, with the rest of its attention block masked (the whole
+    /// block, also behind the continuation, so that the parts of a text add up).
+    LeftToRight,
+}
+
+/// The likelihoods, in the order of the items.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ScoreResult {
+    results: Vec<ItemScore>,
+}
+
+/// The likelihood of one continuation.
+#[derive(Debug, Serialize, ToSchema)]
+struct ItemScore {
+    /// In nats.
+    loglikelihood: f64,
+    /// Of a Monte-Carlo estimate: the standard deviation of its batches' means (of one batch: of its rows) divided by
+    /// the root of their number; null for a single row. 0 for the other methods.
+    standard_error: Option<f64>,
+    /// Tokens of the continuation; 0 if it merges into the last token of the context.
+    tokens: usize,
+    /// `loglikelihood / tokens`; null without tokens.
+    per_token: Option<f64>,
+    /// Every token is the likeliest one after those before it, the rest of its attention block masked: the same
+    /// question for every method. True without tokens.
+    is_greedy: bool,
+    /// `monte_carlo`, `exact` or `left_to_right`.
+    method: &'static str,
+    /// Forwards in which this item took part, those for `is_greedy` included; items share forwards.
+    forwards: usize,
+}
+
+fn samples() -> usize {
+    ScoreParams::default().samples
+}
+
+fn batch() -> usize {
+    ScoreParams::default().batch
+}
+
+impl ScoreRequest {
+    fn prepare(self, model: &Model) -> Result<ScoreJob, ApiError> {
+        check_count(self.items.len(), MAX_ITEMS, "items")?;
+        if !(0.0..=MAX_CFG).contains(&self.cfg_scale) {
+            return Err(ApiError::invalid("cfg_scale", format!("{} is outside 0..={MAX_CFG}", self.cfg_scale)));
+        }
+        let item = |(i, item): (usize, &Item)| {
+            let param = format!("items[{i}]");
+            let (context, continuation) = encode_pair(&model.tokenizer, &item.context, &item.continuation)
+                .map_err(|error| ApiError::of_field(error, &param))?;
+            check_length(model, context.len() + continuation.len(), &param)?;
+            Ok(ScoreItem { context, continuation })
+        };
+        let items = self.items.iter().enumerate().map(item).collect::<Result<_, ApiError>>()?;
+        let params = ScoreParams {
+            method: match self.method {
+                Method::Auto => ScoreMethod::Auto,
+                Method::MonteCarlo => ScoreMethod::MonteCarlo,
+                Method::Exact => ScoreMethod::Exact,
+                Method::LeftToRight => ScoreMethod::LeftToRight,
+            },
+            samples: self.samples,
+            batch: self.batch,
+            cfg_scale: self.cfg_scale,
+            seed: self.seed,
+        };
+        Ok(ScoreJob::new(items, &params, &model.info.config)?)
+    }
+}
+
+impl From<Score> for ItemScore {
+    fn from(score: Score) -> Self {
+        Self {
+            loglikelihood: score.loglikelihood,
+            standard_error: score.standard_error,
+            tokens: score.tokens,
+            per_token: (score.tokens > 0).then(|| score.loglikelihood / score.tokens as f64),
+            is_greedy: score.is_greedy,
+            method: match score.method {
+                ScoreMethod::Auto => "auto",
+                ScoreMethod::MonteCarlo => "monte_carlo",
+                ScoreMethod::Exact => "exact",
+                ScoreMethod::LeftToRight => "left_to_right",
+            },
+            forwards: score.forwards,
+        }
+    }
+}
+
+/// How likely continuations are.
+///
+/// Whatever the method, rows share the context's attention blocks, and generations go on between forwards.
+#[utoipa::path(post, path = "/score", tag = "read", request_body = ScoreRequest,
+    responses((status = 200, description = "the likelihoods", body = ScoreResult), Body, Compute, Internal, NotReady))]
+pub(crate) async fn score(
+    State(state): State<AppState>,
+    Json(request): Json<ScoreRequest>,
+) -> Result<Answer<ScoreResult>, ApiError> {
+    let deadline = Instant::now() + state.options.timeout;
+    let model = state.model()?;
+    let mut job = in_background(move || request.prepare(&model)).await?;
+    let scores = state.engine.run(deadline, move |runtime| job.advance(runtime))?.await?;
+    Ok(Answer(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() }))
+}

@@ -1,0 +1,89 @@
+//! Hidden states of texts, for all operations that read texts rather than write them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use steerling::embed::{EmbedJob, Pooling, TextStates};
+use steerling::{Runtime, Tokenizer};
+
+use super::AppState;
+use crate::engine::Model;
+use crate::error::{ApiError, Code};
+
+/// Tokens of texts that are held at a time, unless a single text has more.
+const TOKENS: usize = 1024;
+
+/// What `reduce` makes of each of `texts`, in their order. Other requests go on between groups of texts.
+pub(crate) async fn of_texts<T, F>(
+    state: &AppState,
+    deadline: Instant,
+    texts: Vec<Vec<u32>>,
+    pooling: Pooling,
+    mut reduce: F,
+) -> Result<Vec<T>, ApiError>
+where
+    T: Send + 'static,
+    F: FnMut(&TextStates, &Runtime) -> steerling::Result<Vec<T>> + Send + 'static,
+{
+    let mut queue = VecDeque::from(texts);
+    let mut job: Option<EmbedJob> = None;
+    let mut found = Vec::with_capacity(queue.len());
+    let work = move |runtime: &mut Runtime| {
+        let Some(running) = &mut job else {
+            let mut group: Vec<Vec<u32>> = Vec::new();
+            let mut tokens = 0;
+            while let Some(text) = queue.pop_front_if(|text| group.is_empty() || tokens + text.len() <= TOKENS) {
+                tokens += text.len();
+                group.push(text);
+            }
+            if group.is_empty() {
+                return Ok(Some(std::mem::take(&mut found)));
+            }
+            job = Some(EmbedJob::new(group, pooling)?);
+            return Ok(None);
+        };
+        if let Some(states) = running.advance(runtime)? {
+            job = None;
+            found.extend(reduce(&states, runtime)?);
+        }
+        Ok(None)
+    };
+    Ok(state.engine.run(deadline, work)?.await?)
+}
+
+/// The ids of a text that the model is to read.
+///
+/// # Errors
+/// 422 for a text without tokens or with more than the context has positions.
+pub(crate) fn encode(model: &Model, text: &str, param: &str) -> Result<Vec<u32>, ApiError> {
+    let ids = encode_any(&model.tokenizer, text, param)?;
+    check_length(model, ids.len(), param)?;
+    Ok(ids)
+}
+
+/// The ids of a text of any length but none.
+pub(crate) fn encode_any(tokenizer: &Tokenizer, text: &str, param: &str) -> Result<Vec<u32>, ApiError> {
+    let ids = tokenizer.encode(text).map_err(|error| ApiError::of_field(error, param))?;
+    if ids.is_empty() {
+        return Err(ApiError::invalid(param, "an empty text has no tokens"));
+    }
+    Ok(ids)
+}
+
+/// Refuses what is longer than the context.
+pub(crate) fn check_length(model: &Model, tokens: usize, param: &str) -> Result<(), ApiError> {
+    let context = model.limits.canvas.context;
+    if tokens <= context {
+        return Ok(());
+    }
+    let message = format!("{tokens} tokens exceed the context of {context} positions");
+    Err(ApiError::new(Code::ContextLengthExceeded, message).or_param(param))
+}
+
+/// Refuses more or fewer entries than a list may have.
+pub(crate) fn check_count(n: usize, most: usize, param: &str) -> Result<(), ApiError> {
+    if (1..=most).contains(&n) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(param, format!("{n} is outside 1..={most}")))
+}

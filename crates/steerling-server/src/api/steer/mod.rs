@@ -1,0 +1,264 @@
+//! `POST /steer`.
+
+mod effect;
+mod request;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use steerling::steer::Steering;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::concept::ConceptBody;
+use super::generate::answer::GenerateResult;
+use super::lanes::{self, Ended, Opened};
+use super::steering::{EpsilonBody, Recipe, ScheduleBody};
+use crate::engine::{Model, Places};
+use crate::error::ApiError;
+use crate::extract::{self, Json};
+use crate::observe::RequestId;
+use crate::openapi::{Body, Compute, Internal, NotReady};
+use crate::stream::{self, StreamEvent, Tail};
+
+use effect::Effect;
+use request::{FIELDS, Kind, Plan, SteerRequest};
+
+/// Tokens of a direction that are shown.
+const TOP_TOKENS: usize = 10;
+/// Tokens of a direction that count for `top_token_rate`.
+const COUNTED_TOKENS: usize = 50;
+
+/// All runs of a request, and what steering did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SteerAnswer {
+    /// The steered run.
+    steered: GenerateResult,
+    /// The same without steering; null unless `compare`.
+    default: Option<GenerateResult>,
+    /// The same recipe with random concepts.
+    controls: Vec<ControlRun>,
+    /// The same with targets multiplied.
+    sweep: Vec<SweepRun>,
+    #[serde(flatten)]
+    summary: SteerSummary,
+}
+
+/// What was steered by, and what it did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SteerSummary {
+    resolved: Resolved,
+    effect: Effect,
+}
+
+/// A run with random concepts.
+#[derive(Debug, Serialize, ToSchema)]
+struct ControlRun {
+    /// In place of the first concept that the request names.
+    concept: ConceptBody,
+    /// In place of all concepts that the request names, in its order.
+    concepts: Vec<ConceptBody>,
+    result: GenerateResult,
+}
+
+/// A run with targets multiplied.
+#[derive(Debug, Serialize, ToSchema)]
+struct SweepRun {
+    multiplier: f32,
+    result: GenerateResult,
+}
+
+/// The steering as the model resolved it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct Resolved {
+    /// In the order amplify, suppress, inject.
+    injections: Vec<ResolvedInjection>,
+    /// Those of `suppress` first.
+    suppress_logits: Vec<ResolvedSuppression>,
+    set_weights: Vec<ResolvedWeight>,
+}
+
+/// A direction.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct ResolvedInjection {
+    /// The direction is the sum of their embeddings at length 1.
+    concepts: Vec<ConceptBody>,
+    /// The factor of the direction before its schedule.
+    alpha: f32,
+    /// Largest alignment of a token's output row with the direction: `alpha * peak` is the logit shift of the most
+    /// promoted token.
+    peak: f32,
+    /// After every layer with at least this number, counted from 1.
+    inject_layer: usize,
+    schedule: ScheduleBody,
+    /// The tokens that the direction promotes most.
+    top_tokens: Vec<TopToken>,
+}
+
+/// A token that a direction promotes.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct TopToken {
+    /// Token id.
+    id: u32,
+    /// The token's text.
+    text: String,
+    /// `lm_head . direction`.
+    alignment: f32,
+}
+
+/// A logit suppression.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct ResolvedSuppression {
+    concept: ConceptBody,
+    strength: f32,
+}
+
+/// A concept weight that is set.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct ResolvedWeight {
+    concept: ConceptBody,
+    weight: f32,
+    epsilon: EpsilonBody,
+}
+
+/// Generates text under steering.
+///
+/// All runs of a request (`compare`, `controls`, `sweep`) have the same seed and run in one batch: a request of n runs
+/// takes n places or is refused with 429. With `stream: true` every event has a `lane`: `steered`, `default`,
+/// `control-0`…, `sweep-0`…; each lane ends with its own `done`, and when all have ended one `summary` (its `lane` is
+/// null) has `resolved` and `effect`. An `error` ends all lanes.
+#[utoipa::path(post, path = "/steer", tag = "generate", request_body = SteerRequest,
+    responses(
+        (status = 200, description = "all runs, whole or as a stream", content(
+            (SteerAnswer = "application/json"),
+            (StreamEvent = "text/event-stream"),
+        )),
+        Body, Compute, Internal, NotReady,
+    ))]
+pub(crate) async fn steer(
+    State(state): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    Json(body): Json<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    let deadline = Instant::now() + state.options.timeout;
+    let model = state.model()?;
+    let (fields, request) = extract::split(body, FIELDS)?;
+    let request = SteerRequest { request, fields };
+    let streamed = request.request.stream;
+    let plan = {
+        let model = model.clone();
+        tokio::task::spawn_blocking(move || request.plan(&model)).await.map_err(|_| ApiError::internal())??
+    };
+    let Plan { recipe, kinds, lanes } = plan;
+    let Opened { lanes, steerings, places } = lanes::open(&state.engine, deadline, lanes).await?;
+    let steered = steerings.into_iter().next().flatten().ok_or_else(ApiError::internal)?;
+    let job = Summarising { model, recipe, kinds, steered, places, deadline };
+    if streamed {
+        let last = move |ended: Vec<Ended>| -> futures::future::BoxFuture<'static, _> {
+            Box::pin(async move { Ok(Some(StreamEvent::Summary(Box::new(job.summary(&ended).await?)))) })
+        };
+        return Ok(stream::answer(lanes, Tail { each: true, last: Box::new(last) }, request_id));
+    }
+    let ended = lanes::fold(lanes).await?;
+    let summary = job.summary(&ended).await?;
+    Ok(Answer(job.answer(&ended, summary)?).into_response())
+}
+
+/// What is needed when all runs have ended.
+struct Summarising {
+    model: Arc<Model>,
+    recipe: Recipe,
+    kinds: Vec<Kind>,
+    steered: Arc<Steering>,
+    places: Places,
+    deadline: Instant,
+}
+
+impl Summarising {
+    async fn summary(&self, ended: &[Ended]) -> Result<SteerSummary, ApiError> {
+        let tokens = self.top_tokens().await?;
+        let effect = effect::measure(self, ended, &tokens).await?;
+        Ok(SteerSummary { resolved: self.resolved(&tokens), effect })
+    }
+
+    /// The tokens that each direction promotes most, one direction a slice.
+    async fn top_tokens(&self) -> Result<Vec<Vec<(u32, f32)>>, ApiError> {
+        let steering = self.steered.clone();
+        let mut found = Vec::new();
+        let work = self.places.run(self.deadline, move |runtime| {
+            let Some(injection) = steering.injections.get(found.len()) else {
+                return Ok(Some(std::mem::take(&mut found)));
+            };
+            found.push(runtime.model().top_tokens(&injection.direction, COUNTED_TOKENS, false)?);
+            Ok(None)
+        })?;
+        Ok(work.await?)
+    }
+
+    fn concept(&self, id: u32) -> Option<ConceptBody> {
+        self.model.catalog.get(id).map(ConceptBody::from)
+    }
+
+    fn resolved(&self, tokens: &[Vec<(u32, f32)>]) -> Resolved {
+        let directions = self.recipe.directions();
+        let injections = self.steered.injections.iter().zip(directions).zip(tokens);
+        let top = |(id, alignment): &(u32, f32)| TopToken {
+            id: *id,
+            text: self.model.tokenizer.token_text(*id),
+            alignment: *alignment,
+        };
+        Resolved {
+            injections: injections
+                .map(|((injection, concepts), tokens)| ResolvedInjection {
+                    concepts: concepts.iter().filter_map(|id| self.concept(*id)).collect(),
+                    alpha: injection.alpha,
+                    peak: injection.peak,
+                    inject_layer: injection.inject_layer,
+                    schedule: injection.schedule.into(),
+                    top_tokens: tokens.iter().take(TOP_TOKENS).map(top).collect(),
+                })
+                .collect(),
+            suppress_logits: self
+                .recipe
+                .suppress_logits()
+                .iter()
+                .filter_map(|(id, strength)| {
+                    Some(ResolvedSuppression { concept: self.concept(*id)?, strength: *strength })
+                })
+                .collect(),
+            set_weights: self
+                .recipe
+                .set_weights()
+                .iter()
+                .filter_map(|(id, weight, epsilon)| {
+                    Some(ResolvedWeight { concept: self.concept(*id)?, weight: *weight, epsilon: (*epsilon).into() })
+                })
+                .collect(),
+        }
+    }
+
+    fn answer(&self, ended: &[Ended], summary: SteerSummary) -> Result<SteerAnswer, ApiError> {
+        let (mut steered, mut default, mut controls, mut sweep) = (None, None, Vec::new(), Vec::new());
+        for (kind, ended) in self.kinds.iter().zip(ended) {
+            let result = GenerateResult::new(&ended.head, &ended.finished);
+            match kind {
+                Kind::Steered => steered = Some(result),
+                Kind::Default => default = Some(result),
+                Kind::Control(ids) => {
+                    let concepts: Vec<ConceptBody> = ids.iter().filter_map(|id| self.concept(*id)).collect();
+                    let concept = concepts.first().cloned().ok_or_else(ApiError::internal)?;
+                    controls.push(ControlRun { concept, concepts, result });
+                }
+                Kind::Sweep(multiplier) => sweep.push(SweepRun { multiplier: *multiplier, result }),
+            }
+        }
+        let steered = steered.ok_or_else(ApiError::internal)?;
+        Ok(SteerAnswer { steered, default, controls, sweep, summary })
+    }
+}

@@ -1,0 +1,148 @@
+//! From a body to the runs of a request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use steerling::catalog::{Catalog, Filter};
+use steerling::decode::uniform;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::Recipe;
+use crate::api::generate::request::{GenerateRequest, Prepared};
+use crate::engine::Model;
+use crate::error::ApiError;
+use crate::openapi::extended;
+
+/// Most runs with random concepts.
+const MAX_CONTROLS: usize = 8;
+/// Most multipliers.
+const MAX_SWEEP: usize = 8;
+/// Largest multiplier.
+const MAX_MULTIPLIER: f32 = 100.0;
+/// The names of [`SteerFields`].
+pub(super) const FIELDS: &[&str] = &["compare", "controls", "sweep"];
+
+/// A generation under steering; `steering` is required.
+pub(crate) struct SteerRequest {
+    pub(super) request: GenerateRequest,
+    pub(super) fields: SteerFields,
+}
+
+/// Other runs beside the steered one.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SteerFields {
+    /// Also the unsteered run, with the same seed.
+    #[schema(default = false)]
+    compare: bool,
+    /// Runs that tell the concept's effect from that of any push.
+    controls: Controls,
+    /// Multipliers of the targets, each a run.
+    #[schema(max_items = 8)]
+    sweep: Vec<f32>,
+}
+
+/// Runs that tell the concept's effect from that of any push.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Controls {
+    /// Runs of the same recipe with random steerable known concepts, which follow from the seed.
+    #[schema(default = 0, maximum = 8)]
+    random_concepts: usize,
+}
+
+impl PartialSchema for SteerRequest {
+    fn schema() -> RefOr<Schema> {
+        extended(GenerateRequest::schema(), SteerFields::schema(), &["steering"])
+    }
+}
+
+impl ToSchema for SteerRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        GenerateRequest::schemas(schemas);
+        SteerFields::schemas(schemas);
+    }
+}
+
+/// What a run is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    Steered,
+    Default,
+    /// With these concepts in place of those named.
+    Control(Vec<u32>),
+    /// With targets multiplied.
+    Sweep(f32),
+}
+
+/// The runs of a request; the steered one is the first.
+pub(super) struct Plan {
+    pub(super) recipe: Recipe,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) lanes: Vec<(Option<String>, Prepared)>,
+}
+
+impl SteerRequest {
+    /// Checks everything that can be checked before the model is asked.
+    pub(super) fn plan(self, model: &Arc<Model>) -> Result<Plan, ApiError> {
+        let SteerFields { compare, controls: Controls { random_concepts }, sweep } = self.fields;
+        if random_concepts > MAX_CONTROLS {
+            let message = format!("{random_concepts} is outside 0..={MAX_CONTROLS}");
+            return Err(ApiError::invalid("controls.random_concepts", message));
+        }
+        if sweep.len() > MAX_SWEEP {
+            return Err(ApiError::invalid("sweep", format!("{} multipliers, at most {MAX_SWEEP}", sweep.len())));
+        }
+        let sane = |multiplier: &f32| multiplier.abs() <= MAX_MULTIPLIER;
+        if let Some((i, multiplier)) = sweep.iter().enumerate().find(|(_, multiplier)| !sane(multiplier)) {
+            let message = format!("{multiplier} is outside {}..={MAX_MULTIPLIER}", -MAX_MULTIPLIER);
+            return Err(ApiError::invalid(format!("sweep[{i}]"), message));
+        }
+        if self.request.steering.is_none() {
+            return Err(ApiError::invalid("steering", "steering is needed; /generate does without"));
+        }
+        let steered = self.request.prepare(model)?;
+        let recipe = steered.recipe.clone().ok_or_else(ApiError::internal)?;
+        let mut kinds = vec![Kind::Steered];
+        let mut lanes = vec![(Some("steered".to_owned()), steered.clone())];
+        let mut add = |kind: Kind, name: String, recipe: Option<Recipe>| {
+            kinds.push(kind);
+            lanes.push((Some(name), steered.with_recipe(recipe)));
+        };
+        if compare {
+            add(Kind::Default, "default".to_owned(), None);
+        }
+        let named = recipe.named();
+        let drawn = draw(&model.catalog, &named, random_concepts, steered.head.start.seed)?;
+        for (i, concepts) in drawn.into_iter().enumerate() {
+            let by: HashMap<u32, u32> = named.iter().copied().zip(concepts.iter().copied()).collect();
+            add(Kind::Control(concepts), format!("control-{i}"), Some(recipe.replaced(&by)));
+        }
+        for (i, multiplier) in sweep.into_iter().enumerate() {
+            add(Kind::Sweep(multiplier), format!("sweep-{i}"), Some(recipe.scaled(multiplier)));
+        }
+        Ok(Plan { recipe, kinds, lanes })
+    }
+}
+
+/// Different random steerable known concepts in place of `named`, for each of `n` runs.
+fn draw(catalog: &Catalog, named: &[u32], n: usize, seed: u64) -> Result<Vec<Vec<u32>>, ApiError> {
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    let mut pool: Vec<u32> = catalog.list(Filter::REFERENCE, 0, usize::MAX).items.iter().map(|c| c.id).collect();
+    pool.retain(|id| !named.contains(id));
+    let wanted = n * named.len();
+    if pool.len() < wanted {
+        let message = format!("{wanted} random concepts are needed, the catalogue has {} to draw from", pool.len());
+        return Err(ApiError::invalid("controls.random_concepts", message));
+    }
+    // Fisher and Yates, as far as needed.
+    for i in 0..wanted {
+        let left = pool.len() - i;
+        pool.swap(i, i + ((uniform(seed, i) * left as f64) as usize).min(left - 1));
+    }
+    Ok(pool[..wanted].chunks(named.len()).map(<[u32]>::to_vec).collect())
+}

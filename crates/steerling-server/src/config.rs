@@ -1,0 +1,119 @@
+//! What `steerling serve` can be told: flags, or `STEERLING_*` in the environment.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use steerling::{DeviceChoice, DtypeChoice, ModelSource, RuntimeOptions};
+
+use crate::engine::EngineOptions;
+
+/// Everything `serve` needs.
+#[derive(Debug, Clone, Args)]
+pub struct ServeOptions {
+    /// Which model, and how it is computed.
+    #[command(flatten)]
+    pub model: ModelOptions,
+    /// Address to listen on
+    #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "STEERLING_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// What the service takes and for how long.
+    #[command(flatten)]
+    pub service: ServiceOptions,
+    /// Form of the log lines on standard error; RUST_LOG sets the level
+    #[arg(long, env = "STEERLING_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Which model, and how it is computed.
+#[derive(Debug, Clone, Args)]
+pub struct ModelOptions {
+    /// Checkpoint directory; without it, a small synthetic model whose text is noise
+    #[arg(long = "model", env = "STEERLING_MODEL", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// auto, cpu or cuda:N
+    #[arg(long, env = "STEERLING_DEVICE", default_value_t)]
+    pub device: DeviceChoice,
+    /// auto, f32, bf16 or f16
+    #[arg(long, env = "STEERLING_DTYPE", default_value_t)]
+    pub dtype: DtypeChoice,
+    /// Memory for keys and values, in MiB
+    #[arg(long, env = "STEERLING_KV_CACHE_MIB", default_value_t = 2048, value_name = "MIB")]
+    pub kv_cache_mib: u64,
+}
+
+/// What the service takes and for how long.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceOptions {
+    /// Generations computed at once
+    #[arg(long, env = "STEERLING_MAX_BATCH", default_value_t = 8, value_parser = at_least_one)]
+    pub max_batch: usize,
+    /// Generations that wait; further ones are answered with 429
+    #[arg(long, env = "STEERLING_MAX_QUEUE", default_value_t = 64)]
+    pub max_queue: usize,
+    /// Longest time from request to end of the answer, in seconds
+    #[arg(long = "timeout-seconds", env = "STEERLING_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Time that open generations get after SIGTERM or SIGINT, in seconds
+    #[arg(long = "drain-seconds", env = "STEERLING_DRAIN_SECONDS", default_value = "30", value_parser = seconds)]
+    pub drain: Duration,
+    /// Largest request body, in bytes
+    #[arg(long, env = "STEERLING_MAX_BODY_BYTES", default_value_t = 1 << 20)]
+    pub max_body_bytes: usize,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ModelOptions {
+    /// Where the model comes from.
+    ///
+    /// # Errors
+    /// None at present: the preset's name is known.
+    pub fn source(&self) -> steerling::Result<ModelSource> {
+        match &self.directory {
+            Some(directory) => Ok(ModelSource::Directory(directory.clone())),
+            None => Ok(ModelSource::Synthetic { preset: "tiny".parse()?, seed: 0 }),
+        }
+    }
+
+    /// How it is computed.
+    pub fn runtime(&self) -> RuntimeOptions {
+        RuntimeOptions { device: self.device, dtype: self.dtype, kv_bytes: self.kv_cache_mib.saturating_mul(1 << 20) }
+    }
+}
+
+impl ServiceOptions {
+    /// How many generations the engine takes.
+    pub fn engine(&self) -> EngineOptions {
+        EngineOptions { max_batch: self.max_batch, max_queue: self.max_queue }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 is below the minimum of 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Seconds, with decimals; at most a century, so that a deadline can always be computed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const MOST: f64 = 3.2e9;
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if !(0.0..=MOST).contains(&seconds) {
+        return Err(format!("{text} is outside 0..={MOST}"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

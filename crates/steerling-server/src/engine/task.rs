@@ -1,0 +1,89 @@
+//! Work on the model that is not a generation, done in slices between the steps of generations.
+
+use std::time::Instant;
+
+use steerling::{Error, Result, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::job::Failure;
+
+/// What became of a slice.
+pub(super) enum Slice {
+    /// There is more to do.
+    More,
+    /// There is no room beside the running generations: again later.
+    Blocked,
+    /// The task has answered.
+    Done,
+}
+
+/// A task, whatever it answers.
+pub(super) trait Task: Send {
+    /// Does one slice; `None` is a denoiser that is no model.
+    fn advance(&mut self, runtime: Option<&mut Runtime>) -> Slice;
+    /// Whether nobody waits for the answer any more.
+    fn is_closed(&self) -> bool;
+    fn deadline(&self) -> Instant;
+    fn fail(&mut self, failure: Failure);
+}
+
+/// A task that `work` does: called again and again until it has the answer.
+pub(super) struct Work<T, F> {
+    work: F,
+    /// Taken when the task has answered.
+    reply: Option<oneshot::Sender<Result<T, Failure>>>,
+    deadline: Instant,
+    /// The place in the house, free when the task goes; none if its request holds one of its own.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<T, F> Work<T, F> {
+    pub(super) fn new(
+        work: F,
+        deadline: Instant,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { work, reply: Some(reply), deadline, _permit: permit }, answer)
+    }
+
+    fn answer(&mut self, answer: Result<T, Failure>) {
+        if let Some(reply) = self.reply.take() {
+            // The reader may have left in the meantime.
+            _ = reply.send(answer);
+        }
+    }
+}
+
+impl<T, F> Task for Work<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Runtime) -> Result<Option<T>> + Send,
+{
+    fn advance(&mut self, runtime: Option<&mut Runtime>) -> Slice {
+        let unsupported = || Error::Unsupported("this denoiser is no model: it only generates".into());
+        match runtime.ok_or_else(unsupported).and_then(|runtime| (self.work)(runtime)) {
+            Ok(None) => return Slice::More,
+            Err(Error::Busy(_)) => return Slice::Blocked,
+            Ok(Some(answer)) => self.answer(Ok(answer)),
+            Err(error @ Error::Device(_)) => {
+                tracing::error!(%error, "a task failed on the device");
+                self.answer(Err(Failure::Internal));
+            }
+            Err(error) => self.answer(Err(Failure::Refused(error))),
+        }
+        Slice::Done
+    }
+
+    fn is_closed(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.answer(Err(failure));
+    }
+}

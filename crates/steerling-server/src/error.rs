@@ -1,0 +1,266 @@
+//! Every refusal has one shape: `{"error":{"code","message","param","request_id","details"?}}`.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::engine::{Failure, SubmitError};
+
+/// What went wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Code {
+    InvalidJson,
+    NotFound,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InvalidRequest,
+    ContextLengthExceeded,
+    UnknownConcept,
+    AmbiguousConcept,
+    NotSteerable,
+    Overloaded,
+    Internal,
+    Unsupported,
+    NotReady,
+    ShuttingDown,
+    DeadlineExceeded,
+}
+
+impl Code {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidJson => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidRequest
+            | Self::ContextLengthExceeded
+            | Self::UnknownConcept
+            | Self::AmbiguousConcept
+            | Self::NotSteerable => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::NotReady | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+/// A refusal on its way to the client.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    pub(crate) code: Code,
+    message: String,
+    param: Option<String>,
+    details: Option<serde_json::Value>,
+    retry_after: Option<Duration>,
+    status: StatusCode,
+}
+
+/// The body of every answer with a status of 400 or above, and of the `error` event of a stream.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    error: ErrorDetail,
+}
+
+/// One refusal.
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorDetail {
+    /// What went wrong, for programs.
+    code: Code,
+    /// What went wrong, for people: the value found and the limit.
+    message: String,
+    /// The request field that is at fault, with its index in a list: `stop_tokens[1]`.
+    param: Option<String>,
+    /// The same as the header `x-request-id`.
+    request_id: String,
+    /// More about it, depending on the code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<serde_json::Value>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), param: None, details: None, retry_after: None, status: code.status() }
+    }
+
+    /// The client may know no more than this; the reason is in the log.
+    pub(crate) fn internal() -> Self {
+        Self::new(Code::Internal, "an internal error; the server's log says more under this request id")
+    }
+
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(Code::InvalidRequest, message) }
+    }
+
+    pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
+        Self { param: Some(param.to_owned()), ..Self::new(Code::Unsupported, message) }
+    }
+
+    pub(crate) fn not_ready() -> Self {
+        let retry_after = Some(Duration::from_secs(5));
+        Self { retry_after, ..Self::new(Code::NotReady, "the model is being loaded") }
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        let retry_after = Some(Duration::from_secs(5));
+        Self { retry_after, ..Self::new(Code::ShuttingDown, "the server is shutting down") }
+    }
+
+    /// What the client is told about an answer that nobody wrote a body for.
+    pub(crate) fn from_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::new(Code::NotFound, "there is nothing at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Self::new(Code::MethodNotAllowed, "this path does not take this method; see the header `allow`")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::new(Code::PayloadTooLarge, "the body is too large"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Self::new(Code::UnsupportedMediaType, "the body must be `content-type: application/json`")
+            }
+            _ if status.is_client_error() => Self::new(Code::InvalidRequest, "the request could not be understood"),
+            _ => Self::internal(),
+        }
+    }
+
+    /// As a model error, its candidates in full instead of their ids.
+    pub(crate) fn of_concept(error: steerling::Error, catalog: &steerling::Catalog) -> Self {
+        let candidates: Option<Vec<_>> = match &error {
+            steerling::Error::AmbiguousConcept { candidates, .. } => {
+                Some(candidates.iter().filter_map(|id| catalog.get(*id)).collect())
+            }
+            _ => None,
+        };
+        let mut refusal = Self::from(error);
+        if let Some(candidates) = candidates {
+            refusal.details = Some(serde_json::json!({ "candidates": candidates }));
+        }
+        refusal
+    }
+
+    /// As [`Self::of_concept`], for a concept that is named in the path: what is not there is not found.
+    pub(crate) fn of_path(error: steerling::Error, catalog: &steerling::Catalog) -> Self {
+        let refusal = Self::of_concept(error, catalog);
+        match refusal.code {
+            Code::UnknownConcept => Self { status: StatusCode::NOT_FOUND, ..refusal },
+            _ => refusal,
+        }
+    }
+
+    /// The same refusal, of this field if it names none.
+    pub(crate) fn or_param(mut self, param: &str) -> Self {
+        self.param.get_or_insert_with(|| param.to_owned());
+        self
+    }
+
+    /// Names the request field of a model error that does not know it.
+    pub(crate) fn of_field(error: steerling::Error, field: &str) -> Self {
+        match error {
+            steerling::Error::Tokenizer(message) => Self::invalid(field, message),
+            other => other.into(),
+        }
+    }
+
+    pub(crate) fn body(&self, request_id: &str) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                code: self.code,
+                message: self.message.clone(),
+                param: self.param.clone(),
+                request_id: request_id.to_owned(),
+                details: self.details.clone(),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.param {
+            Some(param) if !self.message.contains(param) => write!(f, "`{param}`: {}", self.message),
+            _ => f.write_str(&self.message),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// Status and headers; [`crate::observe`] writes the body, because it knows the request id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        if let Some(after) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<steerling::Error> for ApiError {
+    fn from(error: steerling::Error) -> Self {
+        match error {
+            steerling::Error::Invalid { field, message } => Self::invalid(field, message),
+            steerling::Error::ContextLength { prompt, max_new_tokens, context } => Self {
+                param: Some("max_new_tokens".to_owned()),
+                details: Some(serde_json::json!({
+                    "prompt_tokens": prompt, "max_new_tokens": max_new_tokens, "context": context
+                })),
+                ..Self::new(Code::ContextLengthExceeded, error.to_string())
+            },
+            steerling::Error::UnknownConcept { field, message } => {
+                Self { param: Some(field), ..Self::new(Code::UnknownConcept, message) }
+            }
+            steerling::Error::AmbiguousConcept { field, message, candidates } => Self {
+                param: Some(field),
+                details: Some(serde_json::json!({ "candidates": candidates })),
+                ..Self::new(Code::AmbiguousConcept, message)
+            },
+            steerling::Error::NotSteerable { ref field, .. } => {
+                Self { param: Some(field.clone()), ..Self::new(Code::NotSteerable, error.to_string()) }
+            }
+            steerling::Error::Unsupported(message) => Self::new(Code::Unsupported, message),
+            steerling::Error::Tokenizer(message) => Self::new(Code::InvalidRequest, message),
+            other => {
+                tracing::error!(error = %other, "the model failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::NotReady => Self::not_ready(),
+            SubmitError::ShuttingDown => Self::shutting_down(),
+            SubmitError::Overloaded { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(Code::Overloaded, "all places in the batch and in the queue are taken")
+            },
+            SubmitError::TooLarge { needed, available } => Self::invalid(
+                "max_new_tokens",
+                format!(
+                    "this generation needs {needed} blocks of keys and values, the server holds {available} \
+                     (--kv-cache-mib)"
+                ),
+            ),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Deadline => Self::new(Code::DeadlineExceeded, "the generation took longer than the server allows"),
+            Failure::ShuttingDown => Self::shutting_down(),
+            Failure::Refused(error) => error.into(),
+            Failure::Internal => Self::internal(),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What the commands share with the endpoints: steering as requests write it, attributions as answers show them.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use steerling::steer::SteeringSpec;
+use steerling::{Canvas, Denoiser, Runtime};
+
+use crate::api::attribution::{Attribution, AttributionRequest};
+use crate::api::steering::SteeringRequest;
+use crate::engine::Model;
+
+/// A loaded model as the endpoints know it.
+pub fn model_of(runtime: &Runtime) -> Model {
+    Model {
+        info: runtime.info().clone(),
+        tokenizer: runtime.tokenizer().clone(),
+        catalog: Arc::clone(runtime.catalog()),
+        limits: runtime.limits(),
+    }
+}
+
+/// The field `steering` of a request, its concepts found.
+///
+/// # Errors
+/// What the endpoint would say, naming the field.
+pub fn steering(request: Value, model: &Model) -> Result<SteeringSpec, String> {
+    let request: SteeringRequest = serde_json::from_value(request).map_err(|error| error.to_string())?;
+    request.recipe(model).map(|recipe| recipe.spec()).map_err(|error| error.to_string())
+}
+
+/// The tokens, chunks and check of a finished canvas that was attributed, as `POST /attribute` answers.
+pub fn attribution(canvas: &Canvas, model: &Model, top_known: usize, top_unknown: usize) -> Value {
+    let top = AttributionRequest { top_known, top_unknown };
+    serde_json::to_value(Attribution::of(canvas, model, top)).unwrap_or_default()
+}

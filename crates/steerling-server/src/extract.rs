@@ -1,0 +1,71 @@
+//! JSON bodies, refused in the shape of [`crate::error`] and naming the field.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, Code};
+
+/// A JSON body of type `T`.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::from_status(StatusCode::PAYLOAD_TOO_LARGE),
+            _ => ApiError::new(Code::InvalidJson, "the body ended early"),
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mime = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    mime == "application/json" || (mime.starts_with("application/") && mime.ends_with("+json"))
+}
+
+/// Takes the fields that an operation adds to those of a common body out of it, and reads both.
+///
+/// # Errors
+/// As for a body of one type, unknown fields included.
+pub(crate) fn split<E: DeserializeOwned, B: DeserializeOwned>(
+    mut body: Map<String, Value>,
+    own: &[&str],
+) -> Result<(E, B), ApiError> {
+    let own: Map<String, Value> = own.iter().filter_map(|name| body.remove_entry(*name)).collect();
+    Ok((read(Value::Object(own))?, read(Value::Object(body))?))
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(refuse)
+}
+
+fn refuse(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let path = error.path().to_string();
+    let inner = error.into_inner();
+    match inner.classify() {
+        Category::Data if path == "." => ApiError::new(Code::InvalidRequest, inner.to_string()),
+        Category::Data => ApiError::invalid(path, inner.to_string()),
+        // Well-formed, but beyond the field's type: the parser does not tell the two apart by category.
+        Category::Syntax if inner.to_string().starts_with("number out of range") => {
+            ApiError::invalid(path, "the number is too large to be represented")
+        }
+        Category::Syntax | Category::Eof | Category::Io => ApiError::new(Code::InvalidJson, inner.to_string()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(refuse)?;
+    deserializer.end().map_err(|error| ApiError::new(Code::InvalidJson, error.to_string()))?;
+    Ok(value)
+}

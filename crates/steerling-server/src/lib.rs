@@ -1,0 +1,16 @@
+//! The server: batches generations on one worker thread and streams their blocks over HTTP.
+#![forbid(unsafe_code)]
+
+mod api;
+pub mod config;
+pub mod engine;
+mod error;
+pub mod explain;
+mod extract;
+mod observe;
+pub mod openapi;
+mod server;
+mod stream;
+pub mod telemetry;
+
+pub use server::{ServeError, run};

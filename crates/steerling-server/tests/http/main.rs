@@ -1,0 +1,10 @@
+//! The server over real sockets: with a fake denoiser, or with a small recorded model.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod attribute;
+mod engine;
+mod generate;
+mod refusals;
+mod steer;
+mod support;
+mod texts;
