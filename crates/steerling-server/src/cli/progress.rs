@@ -1,0 +1,34 @@
+//! The bar that all commands show while something long is read or written.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use steerling::{ModelSource, Runtime, RuntimeOptions};
+
+/// A bar of bytes done, in total and a second, and of time, on standard error; nothing where that is no terminal.
+/// Call it with bytes done and in total; it vanishes when dropped.
+pub(crate) fn bar(label: &str) -> impl FnMut(u64, u64) + use<> {
+    let template = "{prefix} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {elapsed}, {eta} left";
+    let style =
+        ProgressStyle::with_template(template).expect("the template names only keys that exist").progress_chars("█▌░");
+    // Nothing is drawn before the first call: what fails at once shows no bar.
+    let bar = ProgressBar::new(0).with_style(style).with_prefix(label.to_owned()).with_finish(ProgressFinish::AndClear);
+    let mut started = false;
+    move |done, total| {
+        if !std::mem::replace(&mut started, true) {
+            bar.reset();
+            // A large tensor takes seconds: the clock should go on.
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+/// Loads a model and shows how far it is.
+///
+/// # Errors
+/// Those of [`Runtime::load`].
+pub(crate) fn load(source: &ModelSource, options: &RuntimeOptions) -> steerling::Result<Runtime> {
+    Runtime::load(source, options, &mut bar("loading"))
+}

@@ -1,0 +1,80 @@
+//! `steerling serve`
+
+use std::io;
+
+use anyhow::Context;
+use steerling_server::config::ServeOptions;
+use steerling_server::engine::Loaded;
+use steerling_server::telemetry;
+use tokio::net::TcpListener;
+
+/// Serves until a signal.
+pub(crate) fn run(options: &ServeOptions) -> anyhow::Result<()> {
+    telemetry::init(options.log_format).map_err(anyhow::Error::from_boxed).context("starting the log")?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(options))
+}
+
+async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
+    let address = (options.host, options.port);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("listening on {}:{}", options.host, options.port))?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    if options.model.directory.is_none() {
+        tracing::warn!("no --model given: serving a small synthetic model with random weights, ITS TEXT IS NOISE");
+    }
+    let source = options.model.source()?;
+    let runtime = options.model.runtime();
+    let build = move || super::load(&source, &runtime).map(Loaded::from);
+    let shutdown = shutdown_signal()?;
+    Ok(steerling_server::run(listener, options.service.clone(), build, shutdown).await?)
+}
+
+/// Ends with the first SIGTERM or SIGINT; a second one ends the process at once.
+fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::new()?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::warn!("second signal: leaving at once");
+            std::process::exit(1);
+        });
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

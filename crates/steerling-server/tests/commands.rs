@@ -1,0 +1,324 @@
+//! The commands, as the program that people run.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn steerling(args: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("steerling"));
+    command.args(args);
+    for name in ["STEERLING_MODEL", "STEERLING_DEVICE", "STEERLING_DTYPE", "STEERLING_KV_CACHE_MIB"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    steerling(args).output().unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Standard output, and the only line of standard error.
+fn failure(args: &[&str]) -> (String, String) {
+    let output = run(args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+    (text(&output.stdout), stderr)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../steerling/tests/goldens")
+}
+
+fn nano() -> String {
+    goldens().join("nano").to_str().unwrap().to_owned()
+}
+
+/// A copy of the nano checkpoint that may be broken.
+fn nano_copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(goldens().join("nano").join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn edit_config(dir: &Path, edit: impl Fn(&mut Value)) {
+    let path = dir.join("config.json");
+    let mut config = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn a_synthesised_checkpoint_is_accepted_and_generates_by_its_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("tiny");
+    let out = out.to_str().unwrap();
+    let written = stdout(&["synthesize", "--preset", "tiny", "--seed", "3", "--out", out, "--shard-gb", "0.01"]);
+    assert!(written.contains("13,943,296 parameters in 40 tensors, 26.59 MiB in bf16"), "{written}");
+    let found = stdout(&["inspect", out]);
+    assert!(found.contains("model-00002-of-00002.safetensors"), "{found}");
+    assert!(found.ends_with("no problems: this directory can be used\n"), "{found}");
+    let generate =
+        |seed: &str| stdout(&["generate", "--model", out, "--max-new-tokens", "16", "--seed", seed, "Hello"]);
+    let first = generate("1");
+    assert!(!first.is_empty());
+    assert_eq!(generate("1"), first);
+    assert_ne!(generate("2"), first);
+}
+
+#[test]
+fn synthesize_leaves_a_directory_with_anything_in_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    let (_, error) = failure(&["synthesize", "--preset", "tiny", "--out", dir.path().to_str().unwrap()]);
+    assert!(error.contains("not empty, it holds notes.txt"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn synthesize_without_a_directory_tells_the_size_of_the_released_model() {
+    let told = stdout(&["synthesize", "--preset", "8b"]);
+    assert!(told.contains("8,391,778,304 parameters"), "{told}");
+    assert!(told.contains("nothing written"), "{told}");
+}
+
+/// The recorded greedy runs chosen are those where every token is beyond doubt.
+#[test]
+fn greedy_generation_prints_the_recorded_text() {
+    let path = goldens().join("nano/generation.json");
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for name in ["p5_n48_s24_rp1.3_cfg1.5", "p23_stop_in_block1"] {
+        let case = json["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
+        assert_eq!(case["strict_tokens"], true);
+        let words = |ids: &Value| ids.as_array().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let config = &case["config"];
+        let mut args = vec!["generate".to_owned(), "--model".to_owned(), nano(), "--no-entropy-sampling".to_owned()];
+        let flags = [
+            ("--temperature", "temperature"),
+            ("--top-p", "top_p"),
+            ("--max-new-tokens", "max_new_tokens"),
+            ("--steps", "steps"),
+            ("--repetition-penalty", "repetition_penalty"),
+            ("--cfg-scale", "cfg_scale"),
+        ];
+        for (flag, field) in flags {
+            if !config[field].is_null() {
+                args.extend([flag.to_owned(), config[field].to_string()]);
+            }
+        }
+        for id in config["stop_tokens"].as_array().into_iter().flatten() {
+            args.extend(["--stop-token".to_owned(), id.to_string()]);
+        }
+        args.push(words(&case["prompt_ids"]).join(" "));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        assert_eq!(stdout(&args), case["text"].as_str().unwrap(), "{name}: {args:?}");
+    }
+}
+
+#[test]
+fn piped_text_is_the_text_of_the_json_and_nothing_else() {
+    let common = ["generate", "--model", &nano(), "--max-new-tokens", "40", "--seed", "7", "1 2 3"];
+    let plain = run(&common);
+    assert!(plain.status.success());
+    let plain_text = text(&plain.stdout);
+    assert!(!plain_text.contains('\u{1b}') && !text(&plain.stderr).contains('\u{1b}'), "{plain_text:?}");
+    let json: Value = serde_json::from_str(&stdout(&[&common[..], &["--json", "--return-trace"]].concat())).unwrap();
+    assert_eq!(json["text"], plain_text);
+    assert_eq!((&json["seed"], &json["prompt_tokens"]), (&7.into(), &3.into()));
+    assert_eq!(json["token_ids"].as_array().unwrap().len() as u64, json["completion_tokens"].as_u64().unwrap());
+    assert_eq!(json["trace"]["commits"].as_array().unwrap().len(), 40);
+    assert_eq!(json["usage"]["forwards"], 40);
+}
+
+#[test]
+fn a_prompt_comes_from_standard_input_without_its_last_line_break() {
+    let nano = nano();
+    let flags = ["generate", "--model", &nano, "--max-new-tokens", "8", "--seed", "1"];
+    let argument = stdout(&[&flags[..], &["5 6"]].concat());
+    for extra in [&["-"][..], &[]] {
+        let output = steerling(&[&flags[..], extra].concat()).write_stdin("5 6\n").output().unwrap();
+        assert_eq!(text(&output.stdout), argument);
+    }
+}
+
+#[test]
+fn a_drawn_seed_is_told_and_gives_the_same_text_again() {
+    let nano = nano();
+    let flags = ["generate", "--model", &nano, "--max-new-tokens", "24", "1 2"];
+    let drawn = run(&flags);
+    let stderr = text(&drawn.stderr);
+    let seed = stderr.trim_end().rsplit_once("seed ").unwrap().1.to_owned();
+    assert_eq!(stdout(&[&flags[..], &["--seed", &seed]].concat()), text(&drawn.stdout));
+}
+
+#[test]
+fn what_has_no_effect_or_is_noise_is_said_on_standard_error() {
+    let nano = nano();
+    let warned = |args: &[&str], warning: &str| {
+        let stderr = text(&run(args).stderr);
+        assert!(stderr.contains(&format!("warning: {warning}")), "{stderr}");
+    };
+    let short = ["generate", "--max-new-tokens", "2", "1"];
+    let with = |more: &[&'static str]| [&short[..], &["--model", &nano], more].concat();
+    warned(&short, "no --model given");
+    warned(&with(&["--temperature", "0.5"]), "--temperature has no effect");
+    warned(&with(&["--no-entropy-sampling", "--temperature", "0", "--seed", "1"]), "--seed has no effect");
+    warned(&with(&["--eot", "fill"]), "--eot has no effect");
+    warned(&["generate", "--model", &nano, "1 2"], "--max-new-tokens is 510");
+    assert_eq!(text(&run(&with(&[])).stderr).lines().count(), 1, "the summary alone");
+}
+
+#[test]
+fn a_failure_is_one_line_that_names_what_is_wrong() {
+    let nano = nano();
+    for (args, reason) in [
+        (&["--temperature", "-1"][..], "`temperature`: -1 is outside 0..=100"),
+        (&["--max-new-tokens", "600"], "prompt of 1 tokens plus max_new_tokens 600 exceeds the context of 512"),
+        (&["--steps", "9", "--max-new-tokens", "8"], "`steps`: 9 is outside 1..=8"),
+        (&["--stop-token", "512"], "`stop_tokens[0]`: 512 is not below the vocabulary size 512"),
+        (&["--kv-cache-mib", "0"], "`--kv-cache-mib`: 0 bytes hold 0 pages"),
+        (&["--chat"], "no chat tokens"),
+        (&["--device", "cuda:99"], "device"),
+    ] {
+        let (out, error) = failure(&[&["generate", "--model", &nano, "1"], args].concat());
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(out, "");
+    }
+    let (_, error) = failure(&["generate", "--model", "/nowhere", "x"]);
+    assert!(error.contains("/nowhere/config.json"), "{error}");
+}
+
+#[test]
+fn inspect_tells_the_sizes_of_both_layouts() {
+    let json: Value = serde_json::from_str(&stdout(&["inspect", "--json", "--tensors", &nano()])).unwrap();
+    assert_eq!((&json["layout"], &json["usable"]), (&"nested".into(), &true.into()));
+    assert_eq!((&json["parameters"], &json["config"]["n_concepts"]), (&163_360.into(), &96.into()));
+    // Keys and values, 3 layers, 2 heads, 16 positions, 16 values of 4 bytes.
+    assert_eq!(json["memory"]["f32"]["kv_page_bytes"], 2 * 3 * 2 * 16 * 16 * 4);
+    assert_eq!(json["memory"]["bf16"]["weight_bytes"], 2 * 163_360);
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 32);
+    let flat = nano_copy();
+    for name in ["config.json", "tokenizer_config.json"] {
+        std::fs::copy(goldens().join("nano/flat").join(name), flat.path().join(name)).unwrap();
+    }
+    let found = stdout(&["inspect", flat.path().to_str().unwrap()]);
+    assert!(found.contains("flat layout, base model") && found.contains("163,360"), "{found}");
+}
+
+#[test]
+fn inspect_lists_every_problem_and_fails() {
+    let listed = |dir: &Path, expected: &[&str]| {
+        let (out, error) = failure(&["inspect", dir.to_str().unwrap()]);
+        for problem in expected {
+            assert!(out.contains(problem), "{problem}\n{out}");
+        }
+        let s = if expected.len() == 1 { "" } else { "s" };
+        assert!(error.ends_with(&format!("would be refused: {} problem{s}\n", expected.len())), "{error}{out}");
+    };
+    let dir = nano_copy();
+    edit_config(dir.path(), |config| {
+        config["quantization_config"] = "int4".into();
+        config["use_rope"] = "yes".into();
+        config["concept"]["new_switch"] = true.into();
+    });
+    listed(dir.path(), &["`quantization_config`", "`use_rope`: found \"yes\"", "`concept.new_switch`"]);
+
+    let dir = nano_copy();
+    edit_config(dir.path(), |config| config["concept"]["n_concepts"] = 112.into());
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    let shape = "found shape [96, 64], expected [112, 64]";
+    let embedding = format!("`known_head.concept_embedding.weight` in {}", dir.path().display());
+    listed(dir.path(), &[&embedding, shape, "tokenizer.json"]);
+
+    let dir = nano_copy();
+    let weights = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    listed(dir.path(), &["truncated"]);
+
+    let dir = nano_copy();
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    listed(dir.path(), &["found neither model.safetensors nor model.safetensors.index.json"]);
+
+    let empty = tempfile::tempdir().unwrap();
+    listed(empty.path(), &["config.json"]);
+    let (_, error) = failure(&["inspect", "/nowhere"]);
+    assert_eq!(error, "error: /nowhere: no such directory\n");
+}
+
+#[test]
+fn help_documents_every_flag() {
+    for command in ["generate", "inspect", "synthesize"] {
+        let help = stdout(&[command, "-h"]);
+        let lines: Vec<&str> = help.lines().collect();
+        let is_flag = |line: &&str| line.trim_start().starts_with('-');
+        let mut flags = 0;
+        for (i, line) in lines.iter().enumerate().filter(|(_, line)| is_flag(line)) {
+            flags += 1;
+            // The description stands behind at least two blanks, or on the next line.
+            let beside =
+                line.trim().split_once("  ").is_some_and(|(_, text)| text.contains("--") || text.contains(' '));
+            let below = lines.get(i + 1).is_some_and(|next| !is_flag(next) && next.trim().contains(' '));
+            assert!(beside || below, "{command}: {line}");
+        }
+        assert!(flags >= 3, "{help}");
+    }
+}
+
+#[test]
+fn texts_become_vectors_or_concepts() {
+    let nano = nano();
+    let vectors = stdout(&["embed", "--model", &nano, "--normalize", "1 2 3", "400 300"]);
+    let rows: Vec<Vec<f64>> =
+        vectors.lines().map(|line| line.split('\t').map(|x| x.parse().unwrap()).collect()).collect();
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!(row.len(), 64);
+        assert!((row.iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-5);
+    }
+    let json = stdout(&["embed", "--model", &nano, "--type", "concepts", "--pooling", "none", "--json", "1 2 3"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["tokens"], &json["pooling"]), (&serde_json::json!([3]), &serde_json::json!("none")));
+    assert_eq!(json["embeddings"][0].as_array().unwrap().len(), 3);
+    let best = &json["embeddings"][0][2][0];
+    let shown =
+        stdout(&["embed", "--model", &nano, "--type", "concepts", "--pooling", "last", "--top-k", "1", "1 2 3"]);
+    let line = shown.lines().nth(1).unwrap();
+    assert!(line.trim_start().starts_with(&best[0].to_string()), "{line} {best}");
+    assert!(line.ends_with(&format!("{:.4}", best[1].as_f64().unwrap())) && !line.contains('\x1b'), "{line}");
+}
+
+#[test]
+fn concepts_are_found_shown_and_known_by_their_tokens() {
+    let nano = nano();
+    let found = stdout(&["concepts", "search", "--model", &nano, "--limit", "1", "--json", "known", "name", "2"]);
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let id = found["items"][0]["id"].to_string();
+    assert!(found["items"][0]["name"].as_str().unwrap().starts_with("known name"), "{found}");
+    let shown = stdout(&["concepts", "show", "--model", &nano, &id]);
+    assert!(shown.starts_with(found["items"][0]["name"].as_str().unwrap()), "{shown}");
+    assert!(shown.contains(&format!("(index {id})")), "{shown}");
+    // The strongest recorded token of concept 1.
+    let recorded = std::fs::read_to_string(goldens().join("nano/concept_top_tokens.json")).unwrap();
+    let recorded: Value = serde_json::from_str(&recorded).unwrap();
+    let tokens = stdout(&["concepts", "tokens", "--model", &nano, "-k", "1", "1"]);
+    let line = tokens.lines().nth(1).unwrap();
+    assert!(line.trim_start().starts_with(&recorded["1"]["ids"][0].to_string()), "{line}");
+    let (_, refusal) = failure(&["concepts", "show", "--model", &nano, "256"]);
+    assert!(refusal.contains("256 is no concept"), "{refusal}");
+}

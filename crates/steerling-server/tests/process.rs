@@ -1,0 +1,202 @@
+//! The program as an operator and a client with `curl` meet it: a real process, a real socket, real signals.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The server on the stand-in model, ended with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    /// Starts it on a free port and waits until it is ready.
+    fn start(flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_steerling"))
+            .args(["serve", "--port", "0", "--log-format", "json", "--device", "cpu"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whichever stream the log goes to, the first line with an address tells the port.
+        let (tell, told) = std::sync::mpsc::channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
+        for stream in streams {
+            let tell = tell.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if let Some(at) = line.find("127.0.0.1:") {
+                        let address: String = line[at..].chars().take_while(|c| !matches!(c, '"' | ' ')).collect();
+                        _ = tell.send(address);
+                    }
+                }
+            });
+        }
+        let address = told.recv_timeout(Duration::from_secs(20)).expect("the log tells the address");
+        let server = Self { process, address };
+        let started = Instant::now();
+        while server.curl(&["-sf", "-o", "/dev/null"], "/health/ready", None).wait().unwrap().code() != Some(0) {
+            assert!(started.elapsed() < Duration::from_secs(60), "not ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    fn curl(&self, flags: &[&str], path: &str, body: Option<&str>) -> Child {
+        let mut command = Command::new("curl");
+        command.args(flags).arg(format!("http://{}{path}", self.address)).stdout(Stdio::piped()).stderr(Stdio::null());
+        if let Some(body) = body {
+            command.args(["-H", "content-type: application/json", "-d", body]);
+        }
+        command.spawn().expect("curl is installed")
+    }
+
+    fn info(&self) -> serde_json::Value {
+        let output = self.curl(&["-s"], "/info", None).wait_with_output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// The exit code, once it has left by itself.
+    fn exit_code(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "still running");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// A stream read with `curl -N`.
+struct Stream {
+    curl: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Stream {
+    fn open(server: &Server, max_new_tokens: usize) -> Self {
+        let body = format!(r#"{{"prompt":"Once","max_new_tokens":{max_new_tokens},"seed":3,"stream":true}}"#);
+        let mut curl = server.curl(&["-sN"], "/generate", Some(&body));
+        let lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+        Self { curl, lines }
+    }
+
+    /// The name of the next event.
+    fn event(&mut self) -> Option<String> {
+        let mut names = self.lines.by_ref().map_while(Result::ok);
+        names.find_map(|line| line.strip_prefix("event: ").map(str::to_owned))
+    }
+
+    /// The names of all events that are left.
+    fn rest(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.event()).collect()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        _ = self.curl.kill();
+        _ = self.curl.wait();
+    }
+}
+
+#[test]
+fn a_stream_read_with_curl_has_one_start_blocks_and_one_end() {
+    let server = Server::start(&[]);
+    let events = Stream::open(&server, 7).rest();
+    assert_eq!(events.first().map(String::as_str), Some("start"));
+    assert_eq!(events.iter().filter(|e| *e == "block").count(), 7);
+    assert_eq!(events.last().map(String::as_str), Some("done"));
+    assert_eq!(events.len(), 9);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_rows() {
+    let server = Server::start(&[]);
+    let mut stream = Stream::open(&server, 4000);
+    assert_eq!(stream.event().as_deref(), Some("start"));
+    assert_eq!(stream.event().as_deref(), Some("block"));
+    assert_eq!(server.info()["load"]["active"], 1);
+    drop(stream);
+    let left = Instant::now();
+    while server.info()["load"]["active"] != 0 {
+        assert!(left.elapsed() < Duration::from_secs(5), "the rows of a client that left are still computed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_full_server_says_when_to_come_back() {
+    let server = Server::start(&["--max-batch", "1", "--max-queue", "0"]);
+    let mut running = Stream::open(&server, 4000);
+    assert_eq!(running.event().as_deref(), Some("start"));
+    let flags = ["-s", "-D", "-", "-o", "/dev/null"];
+    let refused = server.curl(&flags, "/generate", Some(r#"{"prompt":"x"}"#)).wait_with_output().unwrap();
+    let head = String::from_utf8(refused.stdout).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 429"), "{head}");
+    let seconds = head.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("a retry-after header");
+    assert!(seconds.trim().parse::<u64>().unwrap() >= 1, "{head}");
+}
+
+#[test]
+fn sigterm_lets_a_stream_finish_and_leaves_with_success() {
+    let mut server = Server::start(&["--drain-seconds", "60"]);
+    let mut stream = Stream::open(&server, 120);
+    assert_eq!(stream.event().as_deref(), Some("start"));
+    server.signal("TERM");
+    assert_eq!(stream.rest().last().map(String::as_str), Some("done"));
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn a_stream_that_outlasts_the_drain_ends_with_an_error_event() {
+    let mut server = Server::start(&["--drain-seconds", "1"]);
+    let mut stream = Stream::open(&server, 4000);
+    assert_eq!(stream.event().as_deref(), Some("start"));
+    server.signal("TERM");
+    let events = stream.rest();
+    assert_eq!(events.last().map(String::as_str), Some("error"));
+    assert!(!events.contains(&"done".to_owned()));
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let mut server = Server::start(&["--drain-seconds", "60"]);
+    let mut stream = Stream::open(&server, 4000);
+    assert_eq!(stream.event().as_deref(), Some("start"));
+    server.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    server.signal("INT");
+    assert_eq!(server.exit_code(), Some(1));
+}
+
+#[test]
+fn a_directory_that_is_no_checkpoint_ends_the_process_with_the_reason() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_steerling"))
+        .args(["serve", "--port", "0", "--model"])
+        .arg(empty.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json"), "{output:?}");
+}
