@@ -195,8 +195,22 @@ struct Path {
     ids: Vec<u32>,
     /// Points still to come, last first.
     points: Vec<(f64, f64)>,
+    /// Points whose forward is done, waiting for the gradients of their targets.
+    forward: Option<PathForward>,
     /// Weighted gradients of each target, summed over the points so far, `[T, D]`.
     gradients: Vec<Option<Tensor>>,
+}
+
+/// Some points of a path, computed forward.
+struct PathForward {
+    /// The embeddings at the points, `[n, T, D]`.
+    x: Var,
+    /// The hidden states that follow from them, `[n, T, D]`.
+    hidden: Tensor,
+    /// Weight of each point, `[n, 1]`.
+    weights: Tensor,
+    /// The target whose gradient is next.
+    target: usize,
 }
 
 impl Path {
@@ -205,24 +219,28 @@ impl Path {
         let last = snapshot.targets.iter().map(|(position, _)| *position).max().unwrap_or(0);
         let ids = snapshot.ids[..(last / s + 1).saturating_mul(s).min(snapshot.ids.len())].to_vec();
         points.reverse();
-        Self { gradients: vec![None; snapshot.targets.len()], snapshot, ids, points }
+        Self { gradients: vec![None; snapshot.targets.len()], snapshot, ids, points, forward: None }
     }
 
+    /// One forward of some points, or one gradient of one target through them.
     fn advance(
         &mut self,
         model: &Model,
         steering: Option<&Steering>,
         rows: &mut [usize; 2],
     ) -> Result<Option<Vec<InputAttribution>>> {
-        let t = self.ids.len();
+        if let Some(forward) = self.forward.take() {
+            self.forward = self.differentiate(model, forward, rows)?;
+            return Ok(None);
+        }
         let embeddings = model.backbone().embed(&self.ids)?; // [T, D]
         let mask = model.backbone().embed(&[model.info().config.special.mask])?; // [1, D]
         let difference = embeddings.broadcast_sub(&mask)?;
         let at = |a: f64| -> Result<Tensor> { Ok((&difference * a)?.broadcast_add(&mask)?) };
-        let heads = model.backbone().lm_head();
         if self.points.is_empty() {
             return self.finish(model, steering, &difference, [at(0.0)?, at(1.0)?], rows).map(Some);
         }
+        let t = self.ids.len();
         let n = (PATH_ROWS / t).clamp(1, self.points.len());
         let points = self.points.split_off(self.points.len() - n);
         let path = points.iter().map(|(a, _)| at(*a)).collect::<Result<Vec<_>>>()?;
@@ -232,19 +250,33 @@ impl Path {
         rows[0] += n * t;
         let weights: Vec<f64> = points.iter().map(|(_, weight)| *weight).collect();
         let weights = Tensor::new(weights, hidden.device())?.to_dtype(hidden.dtype())?.unsqueeze(1)?; // [n, 1]
-        for ((position, id), sum) in self.snapshot.targets.iter().zip(&mut self.gradients) {
-            let row = heads.rows(&[*id])?; // [1, D]
-            let logits = hidden.narrow(1, *position, 1)?.squeeze(1)?.broadcast_mul(&row)?; // [n, D], summed below
-            let gradients = logits.broadcast_mul(&weights)?.sum_all()?.backward()?;
-            rows[1] += n * t;
-            let Some(gradient) = gradients.get(x.as_tensor()) else { continue };
+        self.forward = Some(PathForward { x, hidden, weights, target: 0 });
+        Ok(None)
+    }
+
+    /// Adds the gradient of the next target; gives the forward back while there are more.
+    fn differentiate(
+        &mut self,
+        model: &Model,
+        mut forward: PathForward,
+        rows: &mut [usize; 2],
+    ) -> Result<Option<PathForward>> {
+        let PathForward { x, hidden, weights, target } = &mut forward;
+        let (position, id) = self.snapshot.targets[*target];
+        let row = model.backbone().lm_head().rows(&[id])?; // [1, D]
+        let logits = hidden.narrow(1, position, 1)?.squeeze(1)?.broadcast_mul(&row)?; // [n, D], summed below
+        let gradients = logits.broadcast_mul(weights)?.sum_all()?.backward()?;
+        rows[1] += x.dims()[0] * self.ids.len();
+        if let Some(gradient) = gradients.get(x.as_tensor()) {
             let gradient = gradient.sum(0)?;
+            let sum = &mut self.gradients[*target];
             *sum = Some(match sum.take() {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
             });
         }
-        Ok(None)
+        *target += 1;
+        Ok((*target < self.snapshot.targets.len()).then_some(forward))
     }
 
     /// What is injected at the masks, for each of `n` copies of the sequence.
