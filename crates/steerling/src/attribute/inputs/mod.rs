@@ -1,0 +1,160 @@
+//! Input attribution: which tokens that the model saw made it commit a token. MODEL.md section 6.
+
+mod occlusion;
+mod path;
+mod rule;
+
+use std::sync::Arc;
+
+use super::trace::{Snapshot, Trace};
+use crate::steer::Steering;
+use crate::{Error, Model, Result, Runtime};
+
+use occlusion::Occlusion;
+use path::Path;
+pub use rule::PathRule;
+
+/// Most points of a path.
+pub const MAX_N_STEPS: usize = 512;
+
+/// How input attributions are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputMethod {
+    /// Gradients along the straight path from the mask embedding to the token embeddings.
+    IntegratedGradients {
+        /// Points on the path.
+        n_steps: usize,
+        /// Where they lie.
+        rule: PathRule,
+    },
+    /// The gradient at the end of that path, times its length.
+    InputXGradient,
+    /// How much the logit falls when a token is masked; no gradients.
+    Occlusion,
+}
+
+/// A committed token and what each input position did for its logit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputAttribution {
+    /// Absolute index of the token in the sequence.
+    pub position: usize,
+    /// Its id.
+    pub id: u32,
+    /// Denoising step that committed it.
+    pub step: usize,
+    /// One score a position, up to the end of the attention block of `position`; masked positions score 0. In logits.
+    pub scores: Vec<f32>,
+    /// The token's logit, less that with all inputs masked.
+    pub logit_delta: f32,
+}
+
+impl InputAttribution {
+    /// Sum of the scores.
+    pub fn sum(&self) -> f32 {
+        self.scores.iter().sum()
+    }
+
+    /// `|sum - logit_delta| / |logit_delta|`: 0 for an attribution that accounts for all of the logit.
+    pub fn completeness_error(&self) -> f32 {
+        (self.sum() - self.logit_delta).abs() / self.logit_delta.abs().max(1e-6)
+    }
+}
+
+/// Input attributions of the tokens of a trace, computed in slices.
+pub struct InputJob {
+    method: InputMethod,
+    steering: Option<Arc<Steering>>,
+    /// Snapshots that are still to be explained, last first, reduced to the wanted targets.
+    waiting: Vec<Snapshot>,
+    open: Option<Open>,
+    done: Vec<InputAttribution>,
+    /// Rows computed forward, and rows that gradients were taken through.
+    pub rows: [usize; 2],
+}
+
+/// A snapshot being explained.
+enum Open {
+    Path(Path),
+    Occlusion(Occlusion),
+}
+
+impl InputJob {
+    /// Explains the tokens that a trace (accepted by [`Trace::validate`]) committed at `positions`, or all of them,
+    /// under the steering it was made with.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a position without a commit or a number of steps out of range.
+    pub fn new(
+        trace: &Trace,
+        positions: Option<&[usize]>,
+        method: InputMethod,
+        steering: Option<Arc<Steering>>,
+        model: &Model,
+    ) -> Result<Self> {
+        if let InputMethod::IntegratedGradients { n_steps, .. } = method
+            && !(1..=MAX_N_STEPS).contains(&n_steps)
+        {
+            return Err(Error::invalid("inputs.n_steps", format!("{n_steps} is outside 1..={MAX_N_STEPS}")));
+        }
+        for (i, position) in positions.into_iter().flatten().enumerate() {
+            if !trace.commits.iter().any(|commit| commit.position == *position) {
+                let why = format!("no token was committed at position {position}");
+                return Err(Error::invalid(format!("inputs.positions[{i}]"), why));
+            }
+        }
+        let mut waiting = trace.snapshots(&model.info().config.special);
+        if let Some(positions) = positions {
+            for snapshot in &mut waiting {
+                snapshot.targets.retain(|(position, _)| positions.contains(position));
+            }
+            waiting.retain(|snapshot| !snapshot.targets.is_empty());
+        }
+        waiting.reverse();
+        Ok(Self { method, steering, waiting, open: None, done: Vec::new(), rows: [0; 2] })
+    }
+
+    /// One slice; the attributions in the order of the commits once they are complete.
+    ///
+    /// # Errors
+    /// [`Error::Device`], and those of [`Evaluation::advance`].
+    pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<InputAttribution>>> {
+        if self.open.is_none() {
+            let Some(snapshot) = self.waiting.pop() else { return Ok(Some(std::mem::take(&mut self.done))) };
+            self.open = Some(match self.method {
+                InputMethod::Occlusion => Open::Occlusion(Occlusion::new(snapshot, self.steering.as_ref(), runtime)),
+                InputMethod::InputXGradient => Open::Path(Path::new(snapshot, PathRule::Right.points(1), runtime)),
+                InputMethod::IntegratedGradients { n_steps, rule } => {
+                    Open::Path(Path::new(snapshot, rule.points(n_steps), runtime))
+                }
+            });
+        }
+        let finished = match &mut self.open {
+            Some(Open::Path(path)) => path.advance(runtime.model(), self.steering.as_deref(), &mut self.rows)?,
+            Some(Open::Occlusion(occlusion)) => occlusion.advance(runtime, self.steering.as_deref(), &mut self.rows)?,
+            None => None,
+        };
+        if let Some(attributions) = finished {
+            self.done.extend(attributions);
+            self.open = None;
+        }
+        Ok(None)
+    }
+}
+
+/// Ranks input positions over all targets: each target's scores at `positions` are divided by their absolute sum,
+/// then averaged; largest first, by size when not `signed`.
+pub fn ranking(targets: &[InputAttribution], positions: &[usize], signed: bool) -> Vec<(usize, f32)> {
+    let mut sums = vec![0f32; positions.len()];
+    for target in targets {
+        let score = |position: &usize| target.scores.get(*position).copied().unwrap_or(0.0);
+        let mass = positions.iter().map(|p| score(p).abs()).sum::<f32>().max(1e-8);
+        for (sum, position) in sums.iter_mut().zip(positions) {
+            let share = score(position) / mass;
+            *sum += if signed { share } else { share.abs() };
+        }
+    }
+    let n = targets.len().max(1) as f32;
+    let mut ranked: Vec<(usize, f32)> = positions.iter().copied().zip(sums.into_iter().map(|sum| sum / n)).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked
+}
