@@ -11,6 +11,10 @@ lint:
     cargo fmt --all
     cargo clippy --release --workspace --all-targets -- -D warnings
 
+# Licences, bans and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check licenses bans sources
+
 # Regenerate the OpenAPI document
 openapi:
     cargo run --release -- openapi > openapi/openapi.json

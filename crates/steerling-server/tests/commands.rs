@@ -322,3 +322,43 @@ fn concepts_are_found_shown_and_known_by_their_tokens() {
     let (_, refusal) = failure(&["concepts", "show", "--model", &nano, "256"]);
     assert!(refusal.contains("256 is no concept"), "{refusal}");
 }
+
+#[test]
+fn a_steered_text_stands_beside_the_unsteered_one() {
+    let nano = nano();
+    let flags = ["--model", &nano, "--max-new-tokens", "12", "--seed", "3"];
+    let plain = stdout(&[&["generate"][..], &flags, &["261 3"]].concat());
+    let shown = stdout(&[&["steer"][..], &flags, &["--amplify", "7", "--compare", "261 3"]].concat());
+    let lines: Vec<&str> = shown.lines().filter(|line| !line.is_empty()).collect();
+    let [_, steered, _, default] = lines[..] else { panic!("{shown}") };
+    assert_eq!(default, plain);
+    assert_ne!(steered, plain);
+    assert!(!shown.contains('\x1b'), "{shown}");
+    let none = stdout(&[&["steer"][..], &flags, &["--amplify", "7=0", "--compare", "261 3"]].concat());
+    assert_eq!(none.lines().filter(|line| **line == *plain).count(), 2, "{none}");
+    for (flag, value, complaint) in
+        [("--amplify", "700", "700 is no concept"), ("--suppress", "no such name", "no such name")]
+    {
+        let (_, refusal) = failure(&[&["steer"][..], &flags, &[flag, value, "261"]].concat());
+        assert!(refusal.contains(complaint), "{refusal}");
+    }
+}
+
+#[test]
+fn every_token_is_explained_and_the_parts_add_up() {
+    let nano = nano();
+    let flags = ["attribute", "--model", &nano, "--max-new-tokens", "5", "--seed", "3", "--top-known", "2"];
+    let json: Value = serde_json::from_str(&stdout(&[&flags[..], &["--json", "261 3"]].concat())).unwrap();
+    let tokens = json["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 5);
+    assert_eq!(json["verify"]["passed"], true);
+    for token in tokens {
+        let number = |name: &str| token[name].as_f64().unwrap();
+        let parts = number("known_total") + number("unknown_total") + number("epsilon");
+        assert!((parts - number("target_logit")).abs() < 1e-4, "{token}");
+        assert_eq!(token["known"].as_array().unwrap().len(), 2);
+    }
+    let shown = stdout(&[&flags[..], &["261 3"]].concat());
+    let best = json["tokens"][0]["known"][0]["name"].as_str().unwrap();
+    assert!(shown.contains(best) && !shown.contains('\x1b'), "{shown}");
+}

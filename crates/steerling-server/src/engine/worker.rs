@@ -180,9 +180,10 @@ where
         Ok(())
     }
 
-    /// One slice of every task.
+    /// One slice of the task whose turn it is, so that running generations keep their pace; of every task if none runs.
     fn advance_tasks(&mut self, denoiser: &mut D) {
-        for _ in 0..self.tasks.len() {
+        let slices = if self.schedule.active_len() > 0 { 1 } else { self.tasks.len() };
+        for _ in 0..slices {
             let Some(mut task) = self.tasks.pop_front() else { break };
             match task.advance(denoiser.runtime()) {
                 Slice::Done => {}
