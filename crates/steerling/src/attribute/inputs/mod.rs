@@ -116,7 +116,7 @@ impl InputJob {
     /// One slice; the attributions in the order of the commits once they are complete.
     ///
     /// # Errors
-    /// [`Error::Device`], and those of [`Evaluation::advance`].
+    /// [`Error::Device`], and those of [`crate::Evaluation::advance`].
     pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<InputAttribution>>> {
         if self.open.is_none() {
             let Some(snapshot) = self.waiting.pop() else { return Ok(Some(std::mem::take(&mut self.done))) };
