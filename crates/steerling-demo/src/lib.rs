@@ -1,0 +1,6 @@
+//! The demo model: a small Steerling trained on text that we generate, so that every concept's truth is known.
+//!
+//! [`corpus`] writes labelled documents, tags texts and parses sentences.
+
+pub mod concepts;
+pub mod corpus;
