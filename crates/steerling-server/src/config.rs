@@ -21,9 +21,19 @@ pub struct ServeOptions {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "STEERLING_PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Port for health and metrics alone, beside the main one, which has them too; 0 takes a free one
+    #[arg(long, env = "STEERLING_ADMIN_PORT")]
+    pub admin_port: Option<u16>,
+    /// Address of the admin port; that of the main one if absent
+    #[arg(long, env = "STEERLING_ADMIN_HOST", requires = "admin_port")]
+    pub admin_host: Option<IpAddr>,
     /// What the service takes and for how long.
     #[command(flatten)]
     pub service: ServiceOptions,
+    /// Which steps fail.
+    #[cfg(feature = "fault-injection")]
+    #[command(flatten)]
+    pub faults: crate::faults::FaultOptions,
     /// Form of the log lines on standard error; RUST_LOG sets the level
     #[arg(long, env = "STEERLING_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -49,9 +59,16 @@ pub struct ModelOptions {
 /// What the service takes and for how long.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceOptions {
-    /// Generations computed at once
-    #[arg(long, env = "STEERLING_MAX_BATCH", default_value_t = 8, value_parser = at_least_one)]
+    /// Generations under way at once, each with its pages of keys and values
+    #[arg(long, env = "STEERLING_MAX_BATCH", default_value_t = 32, value_parser = at_least_one)]
     pub max_batch: usize,
+    /// Generations that share a step, or `auto`: as many as measured step times say are worth it, 8 at least. The others
+    /// take turns, block by block
+    #[arg(long, env = "STEERLING_MAX_ACTIVE", default_value = "auto", value_parser = active)]
+    pub max_active: Active,
+    /// Rows of a step, those of prompts included; a generation whose steps are larger is refused
+    #[arg(long, env = "STEERLING_MAX_ROWS", default_value_t = 8192)]
+    pub max_rows: usize,
     /// Generations that wait; further ones are answered with 429
     #[arg(long, env = "STEERLING_MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
@@ -61,6 +78,12 @@ pub struct ServiceOptions {
     /// Time that open generations get after SIGTERM or SIGINT, in seconds
     #[arg(long = "drain-seconds", env = "STEERLING_DRAIN_SECONDS", default_value = "30", value_parser = seconds)]
     pub drain: Duration,
+    /// Failed steps within ten minutes that are answered by loading the model again; one more ends the process
+    #[arg(long, env = "STEERLING_MAX_FAULTS", default_value_t = 5)]
+    pub max_faults: usize,
+    /// Time in one step after which the server calls itself not ready, in seconds
+    #[arg(long = "stall-seconds", env = "STEERLING_STALL_SECONDS", default_value = "60", value_parser = seconds)]
+    pub stall: Duration,
     /// Largest request body, in bytes
     #[arg(long, env = "STEERLING_MAX_BODY_BYTES", default_value_t = 1 << 20)]
     pub max_body_bytes: usize,
@@ -96,7 +119,33 @@ impl ModelOptions {
 impl ServiceOptions {
     /// How many generations the engine takes.
     pub fn engine(&self) -> EngineOptions {
-        EngineOptions { max_batch: self.max_batch, max_queue: self.max_queue }
+        EngineOptions {
+            max_batch: self.max_batch,
+            max_queue: self.max_queue,
+            max_active: match self.max_active {
+                Active::Auto => None,
+                Active::AtMost(n) => Some(n),
+            },
+            max_rows: self.max_rows,
+            max_faults: self.max_faults,
+            stall: self.stall,
+        }
+    }
+}
+
+/// How many generations share a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Active {
+    /// As many as are worth it.
+    Auto,
+    /// So many, at least 1.
+    AtMost(usize),
+}
+
+fn active(text: &str) -> Result<Active, String> {
+    match text {
+        "auto" => Ok(Active::Auto),
+        number => at_least_one(number).map(Active::AtMost),
     }
 }
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::{Failure, SubmitError};
+use crate::engine::{Failure, Fault, NotReady, SubmitError};
 
 /// What went wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -104,9 +104,13 @@ impl ApiError {
         Self { param: Some(param.to_owned()), ..Self::new(Code::Unsupported, message) }
     }
 
-    pub(crate) fn not_ready() -> Self {
-        let retry_after = Some(Duration::from_secs(5));
-        Self { retry_after, ..Self::new(Code::NotReady, "the model is being loaded") }
+    pub(crate) fn not_ready(why: NotReady) -> Self {
+        let message = match why {
+            NotReady::Loading => "the model is being loaded",
+            NotReady::Stalled => "the worker is busy with one step for longer than it should be",
+            NotReady::Stopped => "the worker has ended; the process follows",
+        };
+        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(Code::NotReady, message) }
     }
 
     pub(crate) fn shutting_down() -> Self {
@@ -237,18 +241,22 @@ impl From<steerling::Error> for ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::NotReady => Self::not_ready(),
+            SubmitError::NotReady(why) => Self::not_ready(why),
             SubmitError::ShuttingDown => Self::shutting_down(),
             SubmitError::Overloaded { retry_after } => Self {
                 retry_after: Some(retry_after),
                 ..Self::new(Code::Overloaded, "all places in the batch and in the queue are taken")
             },
-            SubmitError::TooLarge { needed, available } => Self::invalid(
+            SubmitError::TooManyPages { needed, available } => Self::invalid(
                 "max_new_tokens",
                 format!(
                     "this generation needs {needed} blocks of keys and values, the server holds {available} \
                      (--kv-cache-mib)"
                 ),
+            ),
+            SubmitError::TooManyRows { needed, available } => Self::new(
+                Code::InvalidRequest,
+                format!("a step of this generation computes {needed} rows, the server allows {available} (--max-rows)"),
             ),
         }
     }
@@ -257,10 +265,28 @@ impl From<SubmitError> for ApiError {
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Deadline => Self::new(Code::DeadlineExceeded, "the generation took longer than the server allows"),
+            Failure::Deadline => {
+                Self::new(Code::DeadlineExceeded, "it took longer than `timeout_ms`, or than the server allows")
+            }
             Failure::ShuttingDown => Self::shutting_down(),
             Failure::Refused(error) => error.into(),
             Failure::Internal => Self::internal(),
+            Failure::NonFinite { steered: true } => Self::invalid(
+                "steering",
+                "under this steering the model's logits are no finite numbers; its targets are too large",
+            ),
+            Failure::NonFinite { steered: false } => {
+                Self::new(Code::Internal, "the model's logits are no finite numbers; its weights may be damaged")
+            }
+            Failure::Fault(Fault::OutOfMemory) => Self::new(
+                Code::Internal,
+                "the device ran out of memory in a step of this request; the model is being loaded again, a retry is \
+                 safe",
+            ),
+            Failure::Fault(Fault::Panic | Fault::Device | Fault::NonFinite) => Self::new(
+                Code::Internal,
+                "a step of this request failed; the model is being loaded again, a retry is safe",
+            ),
         }
     }
 }

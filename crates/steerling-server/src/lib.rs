@@ -7,10 +7,13 @@ pub mod engine;
 mod error;
 pub mod explain;
 mod extract;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
+pub mod metrics;
 mod observe;
 pub mod openapi;
 mod server;
 mod stream;
 pub mod telemetry;
 
-pub use server::{ServeError, run};
+pub use server::{Listeners, ServeError, run};

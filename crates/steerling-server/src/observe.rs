@@ -1,15 +1,17 @@
 //! Around every request: its id, its span in the log, and a body for every refusal.
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use crate::error::ApiError;
+use crate::metrics::{Measured, Metrics, StreamEnd};
+use crate::telemetry;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from a caller.
@@ -19,25 +21,35 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// The outermost layer.
-pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
+/// The outermost layer. What it measures and logs ends with the last byte of the answer, or when the client leaves.
+pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!(
-        "request", request_id = %id, method = %request.method(), path = %request.uri().path()
+        "request", request_id = %id, method = %request.method(), path = %request.uri().path(),
+        trace_id = tracing::field::Empty, parent_id = tracing::field::Empty
     );
+    telemetry::adopt(&span, request.headers());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let measured = Measured::start(metrics, route.as_ref().map(MatchedPath::as_str), span.clone());
     async {
         let mut response = with_error_body(next.run(request).await, &id);
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, value);
         }
-        let status = response.status().as_u16();
-        tracing::info!(status, ms = started.elapsed().as_millis() as u64, "answered");
-        response
+        let status = response.status();
+        tracing::debug!(status = status.as_u16(), "answering");
+        let end = response.extensions_mut().remove::<StreamEnd>();
+        response.map(|body| measured.follow(status, end, body))
     }
     .instrument(span)
     .await
+}
+
+/// The same for requests that nobody measures.
+pub(crate) async fn answer_errors(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    with_error_body(next.run(request).await, &id)
 }
 
 /// The caller's id if it is sane, else a new one.

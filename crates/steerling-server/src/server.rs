@@ -1,14 +1,17 @@
 //! From a listener to the end of the last answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use steerling::Denoiser;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, AppState};
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Loaded, Phase};
+use crate::metrics::{Metrics, UPKEEP};
 
 /// For the last bytes of answers that have ended; a reader that has stalled does not keep the process.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -16,8 +19,8 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 /// Why the server ended, other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The model could not be loaded, at the start or again after a failure.
-    #[error("the model could not be loaded: {0}")]
+    /// The model could not be loaded, at the start or again after a failed step, or steps failed too often.
+    #[error("the model cannot be served: {0}")]
     Load(String),
     /// The worker thread has ended without being told to.
     #[error("the worker thread has ended unexpectedly")]
@@ -27,13 +30,27 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
+/// Where requests come from.
+pub struct Listeners {
+    /// Everything.
+    pub main: TcpListener,
+    /// Health and metrics, for those who keep operators and users apart.
+    pub admin: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(main: TcpListener) -> Self {
+        Self { main, admin: None }
+    }
+}
+
 /// Serves until `shutdown`, then lets open generations finish within the grace of `options`. The model is built by
 /// `build` on the worker thread while the server already answers; it is built again after a failed step.
 ///
 /// # Errors
 /// When the model cannot be loaded or the socket fails.
 pub async fn run<D, B>(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     options: ServiceOptions,
     build: B,
     shutdown: impl Future<Output = ()>,
@@ -42,10 +59,18 @@ where
     D: Denoiser + 'static,
     B: Fn() -> steerling::Result<Loaded<D>> + Send + 'static,
 {
-    let engine = EngineHandle::spawn(options.engine(), build)?;
-    let app = api::router(AppState::new(engine.clone(), options.clone()));
+    let Listeners { main, admin } = listeners.into();
+    let metrics = Arc::new(Metrics::new(api::paths()));
+    let engine = EngineHandle::spawn(options.engine(), metrics.clone(), build)?;
+    let state = AppState::new(engine.clone(), options.clone(), metrics.clone());
     let close = CancellationToken::new();
-    let server = axum::serve(listener, app).with_graceful_shutdown(close.clone().cancelled_owned());
+    // Both end with this function.
+    let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
+    let _admin = admin.map(|listener| {
+        let server = axum::serve(listener, api::admin_router(state.clone()));
+        AbortOnDropHandle::new(tokio::spawn(server.into_future()))
+    });
+    let server = axum::serve(main, api::router(state)).with_graceful_shutdown(close.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
     let mut phase = engine.phase();
     let ended = async move {
@@ -72,4 +97,12 @@ where
         server.abort();
     }
     result
+}
+
+async fn upkeep(metrics: Arc<Metrics>) {
+    let mut interval = tokio::time::interval(UPKEEP);
+    loop {
+        interval.tick().await;
+        metrics.upkeep();
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ use crate::api::lanes::{Ended, Lane};
 use crate::api::steer::SteerSummary;
 use crate::engine::{Message, merge};
 use crate::error::{ApiError, ErrorBody};
+use crate::metrics::StreamEnd;
 use crate::observe::RequestId;
 
 /// Shorter than the idle timeouts of common proxies.
@@ -105,6 +107,8 @@ struct Open {
     /// Taken by the last event.
     tail: Option<Tail>,
     request_id: RequestId,
+    /// Tells those who measure, because the status is long sent.
+    end: StreamEnd,
     next_id: u64,
 }
 
@@ -113,7 +117,8 @@ pub(crate) fn answer(lanes: Vec<Lane>, tail: Tail, request_id: RequestId) -> Res
     let names = lanes.iter().map(|lane| lane.name.clone()).collect();
     let ended = lanes.iter().map(|_| None).collect();
     let steps = stream::select_all(lanes.into_iter().enumerate().map(|(index, lane)| Follow::stream(index, lane)));
-    let open = Open { steps, names, ended, tail: Some(tail), request_id, next_id: 0 };
+    let end = StreamEnd::default();
+    let open = Open { steps, names, ended, tail: Some(tail), request_id, end: end.clone(), next_id: 0 };
     let events = stream::unfold(open, |mut open| async move {
         let event = open.next().await?;
         Some((event, open))
@@ -121,7 +126,7 @@ pub(crate) fn answer(lanes: Vec<Lane>, tail: Tail, request_id: RequestId) -> Res
     // Proxies that buffer would turn the stream into one late answer.
     let unbuffered = [(header::HeaderName::from_static("x-accel-buffering"), "no")];
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(PING).text("ping"));
-    (unbuffered, events).into_response()
+    (unbuffered, Extension(end), events).into_response()
 }
 
 impl Open {
@@ -172,6 +177,7 @@ impl Open {
         // The other lanes are cancelled.
         self.steps = SelectAll::new();
         tracing::warn!(request_id = %self.request_id.0, code = ?error.code, "a stream ended with an error");
+        self.end.set(error.code);
         let body = error.body(&self.request_id.0);
         self.event(lane, &StreamEvent::Error(body))
     }

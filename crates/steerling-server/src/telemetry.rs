@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use axum::http::HeaderMap;
+use tracing::Span;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -16,5 +18,51 @@ pub fn init(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + 
     match format {
         LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => subscriber.json().try_init(),
+    }
+}
+
+/// Notes the caller's trace in the span of a request (W3C trace context).
+pub(crate) fn adopt(span: &Span, headers: &HeaderMap) {
+    let header = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    if let Some((trace_id, parent_id)) = header.and_then(parse_traceparent) {
+        span.record("trace_id", trace_id).record("parent_id", parent_id);
+    }
+}
+
+/// Trace and parent of `version-trace-parent-flags`; none of a header that breaks the rules, as they demand.
+fn parse_traceparent(header: &str) -> Option<(&str, &str)> {
+    let mut parts = header.split('-');
+    let hex = |part: Option<&'_ str>, len: usize| {
+        part.filter(|part| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).is_some()
+    };
+    let (version, trace, parent, flags) = (parts.next(), parts.next(), parts.next(), parts.next());
+    let sane = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    // Only later versions may have more parts.
+    let complete = version != Some("00") || parts.next().is_none();
+    let zero = |id: &str| id.bytes().all(|b| b == b'0');
+    let (trace, parent) = (trace?, parent?);
+    (sane && complete && version != Some("ff") && !zero(trace) && !zero(parent)).then_some((trace, parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_taken_over_if_it_keeps_the_rules() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        const PARENT: &str = "00f067aa0ba902b7";
+        let parsed = |version: &str, trace: &str, rest: &str| {
+            parse_traceparent(&format!("{version}-{trace}-{PARENT}-{rest}")).map(|(t, p)| (t.to_owned(), p.to_owned()))
+        };
+        let expected = Some((TRACE.to_owned(), PARENT.to_owned()));
+        assert_eq!(parsed("00", TRACE, "01"), expected);
+        assert_eq!(parsed("01", TRACE, "01-later"), expected);
+        assert_eq!(parsed("00", TRACE, "01-more"), None);
+        assert_eq!(parsed("ff", TRACE, "01"), None);
+        assert_eq!(parsed("00", &TRACE.to_uppercase(), "01"), None);
+        assert_eq!(parsed("00", &"0".repeat(32), "01"), None);
+        assert_eq!(parsed("00", &TRACE[1..], "01"), None);
+        assert_eq!(parse_traceparent(""), None);
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 struct Server {
     process: Child,
     address: String,
+    log: std::sync::mpsc::Receiver<String>,
 }
 
 impl Server {
@@ -21,29 +22,36 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Whichever stream the log goes to, the first line with an address tells the port.
+        // Whichever stream the log goes to.
         let (tell, told) = std::sync::mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
         for stream in streams {
             let tell = tell.clone();
             std::thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if let Some(at) = line.find("127.0.0.1:") {
-                        let address: String = line[at..].chars().take_while(|c| !matches!(c, '"' | ' ')).collect();
-                        _ = tell.send(address);
-                    }
-                }
+                BufReader::new(stream).lines().map_while(Result::ok).for_each(|line| _ = tell.send(line));
             });
         }
-        let address = told.recv_timeout(Duration::from_secs(20)).expect("the log tells the address");
-        let server = Self { process, address };
+        let mut server = Self { process, address: String::new(), log: told };
+        server.address = server.next_address();
         let started = Instant::now();
         while server.curl(&["-sf", "-o", "/dev/null"], "/health/ready", None).wait().unwrap().code() != Some(0) {
             assert!(started.elapsed() < Duration::from_secs(60), "not ready");
             std::thread::sleep(Duration::from_millis(50));
         }
         server
+    }
+
+    /// The next line of the log that holds `text`.
+    fn line(&self, text: &str) -> String {
+        let next = || self.log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no {text} in the log"));
+        std::iter::repeat_with(next).find(|line| line.contains(text)).unwrap()
+    }
+
+    /// The next address of this machine in the log.
+    fn next_address(&self) -> String {
+        let line = self.line("127.0.0.1:");
+        line[line.find("127.0.0.1:").unwrap()..].chars().take_while(|c| !matches!(c, '"' | ' ')).collect()
     }
 
     fn curl(&self, flags: &[&str], path: &str, body: Option<&str>) -> Child {
@@ -141,6 +149,36 @@ fn a_client_that_leaves_frees_its_rows() {
         assert!(left.elapsed() < Duration::from_secs(5), "the rows of a client that left are still computed");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn operators_may_have_a_port_of_their_own() {
+    let mut server = Server::start(&["--admin-port", "0"]);
+    let admin = server.next_address();
+    let users = std::mem::replace(&mut server.address, admin);
+    assert_ne!(users, server.address);
+    let get = |path: &str| {
+        let output = server.curl(&["-s", "-w", "%{http_code}"], path, None).wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(get("/health/live").ends_with("200"));
+    assert!(get("/health/ready").ends_with("200"));
+    let metrics = get("/metrics");
+    assert!(metrics.contains("steerling_ready 1\n") && metrics.ends_with("200"), "{metrics}");
+    let nothing = get("/info");
+    assert!(nothing.contains("not_found") && nothing.ends_with("404"), "{nothing}");
+}
+
+#[test]
+fn the_log_names_the_callers_trace() {
+    let server = Server::start(&[]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let header = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01");
+    server.curl(&["-s", "-H", &header], "/generate", Some(r#"{"prompt":"x","max_new_tokens":2}"#)).wait().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&server.line(trace)).unwrap();
+    assert_eq!(line["span"]["trace_id"], trace);
+    assert_eq!(line["span"]["parent_id"], "00f067aa0ba902b7");
+    assert!(server.line(r#""outcome":"ok""#).contains(trace));
 }
 
 #[test]

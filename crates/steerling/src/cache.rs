@@ -33,11 +33,12 @@ pub struct PageTable {
     index: HashMap<ChainKey, PageId>,
     clock: u64,
     reserved: usize,
+    evicted: u64,
     hashers: (RandomState, RandomState),
 }
 
 /// How the pages of a pool are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageUse {
     /// All pages.
     pub total: usize,
@@ -47,6 +48,8 @@ pub struct PageUse {
     pub active: usize,
     /// Finished pages kept for later requests.
     pub cached: usize,
+    /// Finished pages that had to make room, since the start.
+    pub evicted: u64,
 }
 
 impl PageTable {
@@ -60,6 +63,7 @@ impl PageTable {
             index: HashMap::new(),
             clock: 0,
             reserved: 0,
+            evicted: 0,
             hashers: (RandomState::new(), RandomState::new()),
         }
     }
@@ -92,6 +96,7 @@ impl PageTable {
             let (_, id) = self.idle.pop_first().expect("no more pages are allocated than reserved");
             let key = self.pages[id as usize].key.take().expect("an idle page is published");
             self.index.remove(&key);
+            self.evicted += 1;
             id
         });
         self.pages[id as usize].references = 1;
@@ -143,6 +148,7 @@ impl PageTable {
             reserved: self.reserved,
             active: self.pages.len() - self.free.len() - self.idle.len(),
             cached: self.idle.len(),
+            evicted: self.evicted,
         }
     }
 }
@@ -161,7 +167,7 @@ mod tests {
         assert_eq!(table.find(key), Some(page));
         table.release(page);
         table.release(page);
-        assert_eq!(table.page_use(), PageUse { total: 2, reserved: 0, active: 0, cached: 1 });
+        assert_eq!(table.page_use(), PageUse { total: 2, reserved: 0, active: 0, cached: 1, evicted: 0 });
         assert_eq!(table.find(key), Some(page));
     }
 
@@ -197,6 +203,7 @@ mod tests {
         let used_again = table.find(keys[0]).unwrap();
         table.release(used_again);
         table.allocate();
+        assert_eq!(table.page_use().evicted, 1);
         assert!(table.find(keys[1]).is_none());
         assert!(table.find(keys[0]).is_some());
     }

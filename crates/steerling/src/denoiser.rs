@@ -1,5 +1,6 @@
 //! The seam between whoever schedules generations and whoever computes them.
 
+use crate::cache::PageUse;
 use crate::canvas::{Canvas, CanvasId, CanvasSpec};
 use crate::{Result, Runtime};
 
@@ -10,6 +11,10 @@ pub struct Limits {
     pub canvas: CanvasSpec,
     /// Pages of keys and values, each one attention block of one sequence.
     pub pages: usize,
+    /// Rows of prompts that a step computes at most, beside those of sequences that are past their prompts.
+    pub prefill_rows: usize,
+    /// Bytes of a page over all layers.
+    pub page_bytes: u64,
 }
 
 /// Computes denoising steps. Lives on one thread, together with its device.
@@ -26,11 +31,15 @@ pub trait Denoiser {
     /// whose prompt is computed. A canvas with a long prompt may need several steps before its first commit.
     ///
     /// # Errors
-    /// The canvases of a failed step are undefined and must be released.
+    /// After [`crate::Error::NonFinite`] nothing has been committed, and the others may go on once the canvas that it
+    /// names is released. After any other error the canvases are undefined and must be released.
     fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()>;
 
     /// Frees what was set aside for a canvas.
     fn release(&mut self, id: CanvasId);
+
+    /// How the pages are used.
+    fn page_use(&self) -> PageUse;
 
     /// The model behind it, for work that is not a generation; `None` if there is none.
     fn runtime(&mut self) -> Option<&mut Runtime> {

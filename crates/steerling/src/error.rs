@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::canvas::CanvasId;
+
 /// What can go wrong in the model crate. Messages are lower-case and name the value and the limit.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,12 +99,29 @@ pub enum Error {
     /// There is no room now; later there will be.
     #[error("{0}")]
     Busy(String),
+    /// A step found logits that are no finite numbers: weights are damaged, or steering is stronger than the numbers
+    /// can hold.
+    #[error("the logits at position {position} are not finite numbers")]
+    NonFinite {
+        /// Whose logits.
+        canvas: CanvasId,
+        /// The first such position.
+        position: usize,
+    },
     /// An operation on the device failed.
     #[error("device: {0}")]
     Device(#[from] candle_core::Error),
 }
 
 impl Error {
+    /// Whether the device had no memory for an operation.
+    pub fn is_out_of_memory(&self) -> bool {
+        // The device's own error types differ from build to build; their text does not.
+        let Self::Device(error) = self else { return false };
+        let text = error.to_string().to_ascii_lowercase();
+        text.contains("out of memory") || text.contains("out_of_memory")
+    }
+
     /// A request field that cannot be honoured.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), message: message.into() }

@@ -1,7 +1,5 @@
 //! `POST /embed`.
 
-use std::time::Instant;
-
 use axum::Json as Answer;
 use axum::extract::State;
 use base64::Engine as _;
@@ -49,6 +47,10 @@ pub(crate) struct EmbedRequest {
     /// How vectors are written.
     #[serde(default)]
     encoding_format: Encoding,
+    /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
+    /// of `/info`). Null: that.
+    #[schema(minimum = 1)]
+    timeout_ms: Option<u64>,
 }
 
 /// A text, several, or several as token ids.
@@ -259,7 +261,7 @@ pub(crate) async fn embed(
     State(state): State<AppState>,
     Json(request): Json<EmbedRequest>,
 ) -> Result<Answer<EmbedResult>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(request.timeout_ms)?;
     let model = state.model()?;
     let (kind, pool) = (request.embedding_type, request.pooling);
     let width = request.dimensions.unwrap_or(model.info.config.n_embd);

@@ -1,11 +1,14 @@
-//! For load balancers and orchestrators. Neither waits behind users.
+//! For load balancers, orchestrators and collectors. Nothing here waits behind users.
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use crate::engine;
 use crate::error::ApiError;
 use crate::openapi::{Internal, NotReady};
 
@@ -17,22 +20,31 @@ pub(crate) struct Health {
     status: &'static str,
 }
 
-/// The process answers. It may still be loading the model.
+/// The process answers and its worker is there. It may still be loading the model.
 #[utoipa::path(get, path = "/health/live", tag = "state",
-    responses((status = 200, description = "the process answers", body = Health), Internal))]
-pub(crate) async fn live() -> Json<Health> {
-    Json(Health { status: "live" })
+    responses((status = 200, description = "process and worker are alive", body = Health), Internal, NotReady))]
+pub(crate) async fn live(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
+    match state.engine.is_alive() {
+        true => Ok(Json(Health { status: "live" })),
+        false => Err(ApiError::not_ready(engine::NotReady::Stopped)),
+    }
 }
 
-/// Generations are taken: the model is loaded, has taken a step, and the server is not shutting down.
+/// Generations are taken: the model is loaded and warmed up, its last step went well, the worker comes round to its
+/// work, and the server is not shutting down.
 #[utoipa::path(get, path = "/health/ready", tag = "state",
     responses((status = 200, description = "generations are taken", body = Health), Internal, NotReady))]
 pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
-    if state.engine.is_ready() {
-        Ok(Json(Health { status: "ready" }))
-    } else if state.engine.is_draining() {
-        Err(ApiError::shutting_down())
-    } else {
-        Err(ApiError::not_ready())
+    if state.engine.is_draining() {
+        return Err(ApiError::shutting_down());
     }
+    state.engine.readiness().map_err(ApiError::not_ready)?;
+    Ok(Json(Health { status: "ready" }))
+}
+
+/// Counters, gauges and histograms in the text format of Prometheus. All series are there from the start, in seconds and bytes.
+#[utoipa::path(get, path = "/metrics", tag = "state",
+    responses((status = 200, description = "the metrics", body = String, content_type = "text/plain"), Internal))]
+pub(crate) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.engine.render_metrics())
 }

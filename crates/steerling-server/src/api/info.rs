@@ -68,8 +68,12 @@ struct ServiceLimits {
     block_size: Option<usize>,
     /// Attention blocks whose keys and values fit into memory; null while the model is being loaded.
     kv_blocks: Option<usize>,
-    /// Generations computed at once.
+    /// Bytes of the keys and values of one attention block; null while the model is being loaded.
+    kv_block_bytes: Option<u64>,
+    /// Generations under way at once.
     max_batch: usize,
+    /// Rows of a step.
+    max_rows: usize,
     /// Generations that wait.
     max_queue: usize,
     /// Largest request body in bytes.
@@ -85,6 +89,10 @@ struct Load {
     active: usize,
     /// Generations that wait.
     queued: usize,
+    /// Attention blocks in use by generations.
+    kv_blocks_active: usize,
+    /// Attention blocks kept for later requests.
+    kv_blocks_cached: usize,
 }
 
 /// What was built.
@@ -110,19 +118,27 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
     if model.as_ref().is_some_and(|model| !model.catalog.is_empty()) {
         capabilities.extend(["concepts", "steer", "attribute"]);
     }
+    let pages = state.engine.page_use();
     Json(Info {
         ready: state.engine.is_ready(),
         limits: ServiceLimits {
             context: limits.map(|limits| limits.canvas.context),
             block_size: limits.map(|limits| limits.canvas.block_size),
             kv_blocks: limits.map(|limits| limits.pages),
+            kv_block_bytes: limits.map(|limits| limits.page_bytes),
             max_batch: options.max_batch,
+            max_rows: options.max_rows,
             max_queue: options.max_queue,
             max_body_bytes: options.max_body_bytes,
             timeout_seconds: options.timeout.as_secs_f64(),
         },
         capabilities,
-        load: Load { active: state.engine.active(), queued: state.engine.queued() },
+        load: Load {
+            active: state.engine.active(),
+            queued: state.engine.queued(),
+            kv_blocks_active: pages.active,
+            kv_blocks_cached: pages.cached,
+        },
         build: Build { version: env!("CARGO_PKG_VERSION"), git_commit: option_env!("STEERLING_GIT_COMMIT") },
         licence: env!("CARGO_PKG_LICENSE"),
         warnings: model.iter().filter(|model| model.info.synthetic).map(|_| NOISE).collect(),

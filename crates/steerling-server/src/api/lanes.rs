@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use steerling::steer::{Steering, SteeringSpec};
 
 use super::generate::request::{Head, Prepared};
-use crate::engine::{EngineHandle, Finished, Message, Places, Receiver};
+use crate::engine::{EngineHandle, Finished, Message, Places, Receiver, WorkKind};
 use crate::error::ApiError;
 
 /// A generation under way.
@@ -46,7 +46,8 @@ pub(crate) async fn open(
     let generations = generations.collect::<Result<Vec<_>, _>>()?;
     let mut lanes = Vec::with_capacity(wanted.len());
     for ((name, prepared), generation) in wanted.into_iter().zip(generations) {
-        lanes.push(Lane { name, head: prepared.head, receiver: places.submit(generation, deadline)? });
+        let receiver = places.submit(generation, prepared.priority, deadline)?;
+        lanes.push(Lane { name, head: prepared.head, receiver });
     }
     if let Some(first) = lanes.first_mut() {
         match first.receiver.recv().await {
@@ -68,7 +69,7 @@ pub(crate) async fn resolve(
         return Ok(specs.iter().map(|_| None).collect());
     }
     let mut resolved = Vec::with_capacity(specs.len());
-    let work = places.run(deadline, move |runtime| {
+    let work = places.run(WorkKind::Steer, deadline, move |runtime| {
         let Some(spec) = specs.get(resolved.len()) else { return Ok(Some(std::mem::take(&mut resolved))) };
         let steering = spec.as_ref().map(|spec| runtime.model().steering(spec)).transpose()?;
         resolved.push(steering.map(Arc::new));

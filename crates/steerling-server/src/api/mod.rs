@@ -17,6 +17,7 @@ mod text;
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -24,29 +25,51 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::ServiceOptions;
-use crate::engine::{EngineHandle, Model};
+use crate::engine::{EngineHandle, Model, NotReady};
 use crate::error::ApiError;
-use crate::observe::observe;
+use crate::metrics::Metrics;
+use crate::observe::{answer_errors, observe};
+
+/// Longest pause between two pieces of a request's body.
+const BODY_PAUSE: Duration = Duration::from_secs(30);
 
 /// What every handler may use.
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) engine: EngineHandle,
     pub(crate) options: Arc<ServiceOptions>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl AppState {
-    pub(crate) fn new(engine: EngineHandle, options: ServiceOptions) -> Self {
-        Self { engine, options: Arc::new(options) }
+    pub(crate) fn new(engine: EngineHandle, options: ServiceOptions, metrics: Arc<Metrics>) -> Self {
+        Self { engine, options: Arc::new(options), metrics }
     }
 
     /// The model, or the reason why it cannot be used.
     fn model(&self) -> Result<Arc<Model>, ApiError> {
-        self.engine.model().ok_or_else(ApiError::not_ready)
+        self.engine.model().ok_or_else(|| ApiError::not_ready(NotReady::Loading))
+    }
+
+    /// When the answer to a request that comes now must have ended.
+    ///
+    /// # Errors
+    /// If the request asks for more time than it may have.
+    fn deadline(&self, timeout_ms: Option<u64>) -> Result<Instant, ApiError> {
+        let most = self.options.timeout;
+        let timeout = match timeout_ms.map(Duration::from_millis) {
+            Some(timeout) if timeout.is_zero() || timeout > most => {
+                let message = format!("{} is outside 1..={}", timeout.as_millis(), most.as_millis());
+                return Err(ApiError::invalid("timeout_ms", message));
+            }
+            timeout => timeout.unwrap_or(most),
+        };
+        Ok(Instant::now() + timeout)
     }
 }
 
@@ -70,6 +93,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(info::info))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
         .routes(routes!(crate::openapi::openapi_json))
 }
 
@@ -87,9 +111,29 @@ pub(crate) fn router(state: AppState) -> Router {
     router
         .fallback(|| async { ApiError::from_status(StatusCode::NOT_FOUND) })
         .layer(body_limit)
+        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(answer_to_panic))
-        .layer(middleware::from_fn(observe))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), observe))
         .with_state(state)
+}
+
+/// What operators ask, for a port of their own.
+pub(crate) fn admin_router(state: AppState) -> Router {
+    let (router, _) = OpenApiRouter::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .split_for_parts();
+    router
+        .fallback(|| async { ApiError::from_status(StatusCode::NOT_FOUND) })
+        .layer(CatchPanicLayer::custom(answer_to_panic))
+        .layer(middleware::from_fn(answer_errors))
+        .with_state(state)
+}
+
+/// The paths of all routes.
+pub(crate) fn paths() -> Vec<String> {
+    routes().into_openapi().paths.paths.into_keys().collect()
 }
 
 fn answer_to_panic(_: Box<dyn Any + Send>) -> Response {

@@ -1,7 +1,5 @@
 //! `POST /score`.
 
-use std::time::Instant;
-
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -10,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::states::{check_count, check_length};
 use super::{AppState, in_background};
-use crate::engine::Model;
+use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
 use crate::extract::Json;
 use crate::openapi::{Body, Compute, Internal, NotReady};
@@ -47,6 +45,10 @@ pub(crate) struct ScoreRequest {
     #[serde(default)]
     #[schema(default = 0)]
     seed: u64,
+    /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
+    /// of `/info`). Null: that.
+    #[schema(minimum = 1)]
+    timeout_ms: Option<u64>,
 }
 
 /// A context and its continuation.
@@ -171,9 +173,9 @@ pub(crate) async fn score(
     State(state): State<AppState>,
     Json(request): Json<ScoreRequest>,
 ) -> Result<Answer<ScoreResult>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(request.timeout_ms)?;
     let model = state.model()?;
     let mut job = in_background(move || request.prepare(&model)).await?;
-    let scores = state.engine.run(deadline, move |runtime| job.advance(runtime))?.await?;
+    let scores = state.engine.run(WorkKind::Score, deadline, move |runtime| job.advance(runtime))?.await?;
     Ok(Answer(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() }))
 }

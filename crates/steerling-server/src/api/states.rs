@@ -7,7 +7,7 @@ use steerling::embed::{EmbedJob, Pooling, TextStates};
 use steerling::{Runtime, Tokenizer};
 
 use super::AppState;
-use crate::engine::Model;
+use crate::engine::{Model, WorkKind};
 use crate::error::{ApiError, Code};
 
 /// Tokens of texts that are held at a time, unless a single text has more.
@@ -48,7 +48,7 @@ where
         }
         Ok(None)
     };
-    Ok(state.engine.run(deadline, work)?.await?)
+    Ok(state.engine.run(WorkKind::Embed, deadline, work)?.await?)
 }
 
 /// The ids of a text that the model is to read.

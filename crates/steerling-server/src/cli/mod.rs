@@ -49,8 +49,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint with random weights
     Synthesize(synthesize::SynthesizeArgs),
-    /// Measure denoising steps on this machine
-    Bench(bench::BenchArgs),
+    /// Measure denoising steps on this machine, or put load on a running server
+    Bench(Box<bench::BenchArgs>),
     /// Print the OpenAPI document
     Openapi,
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use anyhow::Context;
+use steerling_server::Listeners;
 use steerling_server::config::ServeOptions;
 use steerling_server::engine::Loaded;
 use steerling_server::telemetry;
@@ -19,14 +20,42 @@ async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listening on {}:{}", options.host, options.port))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
+    let admin = match options.admin_port {
+        Some(port) => {
+            let address = (options.admin_host.unwrap_or(options.host), port);
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listening on {}:{} (--admin-port)", address.0, address.1))?;
+            tracing::info!(admin_address = %listener.local_addr()?, "listening for operators");
+            Some(listener)
+        }
+        None => None,
+    };
+    let listeners = Listeners { main: listener, admin };
     if options.model.directory.is_none() {
         tracing::warn!("no --model given: serving a small synthetic model with random weights, ITS TEXT IS NOISE");
     }
     let source = options.model.source()?;
     let runtime = options.model.runtime();
     let build = move || super::load(&source, &runtime).map(Loaded::from);
+    #[cfg(feature = "fault-injection")]
+    let build = failing(build, options.faults);
     let shutdown = shutdown_signal()?;
-    Ok(steerling_server::run(listener, options.service.clone(), build, shutdown).await?)
+    Ok(steerling_server::run(listeners, options.service.clone(), build, shutdown).await?)
+}
+
+/// Makes steps fail.
+#[cfg(feature = "fault-injection")]
+fn failing<D: steerling::Denoiser>(
+    build: impl Fn() -> steerling::Result<Loaded<D>>,
+    options: steerling_server::faults::FaultOptions,
+) -> impl Fn() -> steerling::Result<Loaded<steerling_server::faults::Faulty<D>>> {
+    let steps = steerling_server::faults::StepCount::default();
+    move || {
+        let Loaded { denoiser, info, tokenizer, catalog } = build()?;
+        let denoiser = steerling_server::faults::Faulty { inner: denoiser, options, steps: steps.clone() };
+        Ok(Loaded { denoiser, info, tokenizer, catalog })
+    }
 }
 
 /// Ends with the first SIGTERM or SIGINT; a second one ends the process at once.

@@ -6,7 +6,9 @@ use steerling::canvas::CanvasId;
 use steerling::{Canvas, Generation, Outcome};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::fault::Fault;
 use super::mailbox::Sender;
+use super::schedule::Priority;
 
 /// A generation, owned by the worker from submission to its end.
 pub(super) struct Job {
@@ -15,8 +17,13 @@ pub(super) struct Job {
     /// The place in the queue or batch; free for the next one when the job goes.
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) deadline: Instant,
+    pub(super) priority: Priority,
     pub(super) clock: Clock,
+    /// The last step completed a block.
+    pub(super) block_ended: bool,
     pub(super) outcome: Option<Outcome>,
+    /// The request's, for what the worker has to say about it.
+    pub(super) span: tracing::Span,
 }
 
 /// When a job reached which point.
@@ -60,7 +67,14 @@ pub enum Failure {
     ShuttingDown,
     /// The denoiser refused this job.
     Refused(steerling::Error),
-    /// The denoiser failed or panicked; the reason is in the log.
+    /// A step that it took part in failed; the reason is in the log.
+    Fault(Fault),
+    /// Its logits were no finite numbers.
+    NonFinite {
+        /// It was steered, which can do this.
+        steered: bool,
+    },
+    /// A broken invariant; the reason is in the log.
     Internal,
 }
 
@@ -74,9 +88,11 @@ impl Job {
         self.mailbox.start();
     }
 
-    /// Passes on what the last step changed. Whether the job is finished.
-    pub(super) fn after_step(&mut self, now: Instant) -> bool {
+    /// Passes on what the last step changed. How many tokens it committed.
+    pub(super) fn after_step(&mut self, now: Instant) -> usize {
         let update = self.generation.update();
+        let tokens = update.as_ref().map_or(0, |update| update.commits.len());
+        self.block_ended = update.as_ref().is_some_and(|update| update.last);
         self.outcome = self.generation.outcome();
         if let Some(mut update) = update {
             self.clock.first_commit.get_or_insert(now);
@@ -85,7 +101,7 @@ impl Job {
             }
             self.mailbox.send(update);
         }
-        self.outcome.is_some()
+        tokens
     }
 
     /// Ends the job: with its outcome if it has one.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use steerling::StepUpdate;
 use tokio::sync::Notify;
@@ -56,12 +57,13 @@ pub(super) struct Sender(Arc<Mailbox>);
 pub struct Receiver {
     mailbox: Arc<Mailbox>,
     ended: bool,
+    deadline: Instant,
 }
 
-/// A new mailbox.
-pub(super) fn mailbox() -> (Sender, Receiver) {
+/// A new mailbox, whose reader hears of `deadline` in time even if the worker is in the middle of a long step.
+pub(super) fn mailbox(deadline: Instant) -> (Sender, Receiver) {
     let mailbox = Arc::new(Mailbox::default());
-    (Sender(mailbox.clone()), Receiver { mailbox, ended: false })
+    (Sender(mailbox.clone()), Receiver { mailbox, ended: false, deadline })
 }
 
 impl Sender {
@@ -112,7 +114,13 @@ impl Receiver {
                 self.ended = matches!(message, Message::Done(_) | Message::Failed(_));
                 return Some(message);
             }
-            self.mailbox.changed.notified().await;
+            let changed = self.mailbox.changed.notified();
+            if tokio::time::timeout_at(self.deadline.into(), changed).await.is_err() {
+                // The worker may have been faster by a moment.
+                let message = self.take().unwrap_or(Message::Failed(Failure::Deadline));
+                self.ended = matches!(message, Message::Done(_) | Message::Failed(_));
+                return Some(message);
+            }
         }
     }
 
@@ -181,14 +189,18 @@ mod tests {
         (updates, ends)
     }
 
+    fn later() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(60)
+    }
+
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
     }
 
     proptest! {
         #[test]
         fn a_reader_that_never_reads_loses_no_delta_and_no_commit(blocks in prop::collection::vec(1usize..80, 1..6)) {
-            let (sender, receiver) = mailbox();
+            let (sender, receiver) = mailbox(later());
             let mut step = 0;
             for (block, steps) in blocks.iter().enumerate() {
                 for _ in 0..*steps {
@@ -211,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_sender_that_vanishes_leaves_one_internal_failure() {
-        let (sender, mut receiver) = mailbox();
+        let (sender, mut receiver) = mailbox(later());
         sender.start();
         drop(sender);
         block_on(async {
@@ -223,7 +235,7 @@ mod tests {
 
     #[test]
     fn an_end_is_not_followed_by_a_second_one() {
-        let (sender, mut receiver) = mailbox();
+        let (sender, mut receiver) = mailbox(later());
         sender.finish(Err(Failure::Deadline));
         block_on(async {
             assert!(matches!(receiver.recv().await, Some(Message::Failed(Failure::Deadline))));
@@ -233,9 +245,20 @@ mod tests {
 
     #[test]
     fn the_worker_sees_that_nobody_reads() {
-        let (sender, receiver) = mailbox();
+        let (sender, receiver) = mailbox(later());
         assert!(!sender.is_closed());
         drop(receiver);
         assert!(sender.is_closed());
+    }
+
+    #[test]
+    fn a_reader_hears_of_its_deadline_while_the_worker_is_busy() {
+        let (sender, mut receiver) = mailbox(Instant::now() + std::time::Duration::from_millis(20));
+        sender.start();
+        block_on(async {
+            assert!(matches!(receiver.recv().await, Some(Message::Started)));
+            assert!(matches!(receiver.recv().await, Some(Message::Failed(Failure::Deadline))));
+            assert!(receiver.recv().await.is_none());
+        });
     }
 }

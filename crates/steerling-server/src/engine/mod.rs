@@ -1,7 +1,10 @@
 //! The engine: a handle for many tasks, one worker thread that owns the model and its device.
 
+mod departures;
+mod fault;
 mod job;
 mod mailbox;
+mod pace;
 mod schedule;
 mod shared;
 mod task;
@@ -10,26 +13,41 @@ mod worker;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use steerling::cache::PageUse;
 use steerling::canvas::CanvasId;
 use steerling::catalog::Catalog;
-use steerling::{Denoiser, Generation, Limits, ModelInfo, Result, Runtime, Tokenizer, pages_needed};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use steerling::{Canvas, Denoiser, Generation, Limits, ModelInfo, Result, Runtime, Tokenizer, pages_needed};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use job::{Clock, Job};
+use schedule::Cost;
 use shared::Shared;
-use task::Work;
+use task::{Task, Work};
 use worker::{Command, Worker};
 
+use crate::metrics::Metrics;
+
+pub use fault::Fault;
 pub use job::{Failure, Finished, Timings};
 pub use mailbox::{Message, Receiver, merge};
+pub use schedule::Priority;
+pub use task::WorkKind;
 
 /// How many generations the engine takes.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineOptions {
-    /// Generations that run at once.
+    /// Generations that are under way at once, each with its pages.
     pub max_batch: usize,
     /// Generations that wait.
     pub max_queue: usize,
+    /// Generations that share a step; `None` measures how many are worth it. The others take turns, block by block.
+    pub max_active: Option<usize>,
+    /// Rows of a step, those of prompts included.
+    pub max_rows: usize,
+    /// Failed steps within ten minutes that are answered by loading the model again; one more ends the worker.
+    pub max_faults: usize,
+    /// Time without a sign of the worker, while there is work, after which it is no longer ready.
+    pub stall: Duration,
 }
 
 /// A denoiser as it comes from its builder, with what the world may know of it.
@@ -84,8 +102,8 @@ pub enum Phase {
 /// Why a job was not taken.
 #[derive(Debug)]
 pub enum SubmitError {
-    /// The model is not loaded yet.
-    NotReady,
+    /// Why no jobs are taken at the moment.
+    NotReady(NotReady),
     /// No new jobs are taken.
     ShuttingDown,
     /// Queue and batch are full.
@@ -94,12 +112,30 @@ pub enum SubmitError {
         retry_after: Duration,
     },
     /// It would not even fit alone.
-    TooLarge {
+    TooManyPages {
         /// Pages of keys and values that it needs.
         needed: usize,
         /// Pages that there are.
         available: usize,
     },
+    /// Its steps would be too large even alone.
+    TooManyRows {
+        /// Rows of one of its steps.
+        needed: usize,
+        /// Rows that a step may have beside those of prompts.
+        available: usize,
+    },
+}
+
+/// Why no jobs are taken at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReady {
+    /// The model is being loaded, for the first time or again after a failed step.
+    Loading,
+    /// The worker has work and has not come round to it for too long.
+    Stalled,
+    /// The worker has ended.
+    Stopped,
 }
 
 /// The engine, for those who hand in jobs.
@@ -114,26 +150,16 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn<D, B>(options: EngineOptions, build: B) -> std::io::Result<Self>
+    pub fn spawn<D, B>(options: EngineOptions, metrics: Arc<Metrics>, build: B) -> std::io::Result<Self>
     where
         D: Denoiser + 'static,
         B: Fn() -> Result<Loaded<D>> + Send + 'static,
     {
         let (commands, receiver) = mpsc::channel();
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(Shared::new(options, metrics));
         let worker = Worker::new(build, shared.clone(), receiver);
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
         Ok(Self { shared, commands })
-    }
-
-    /// Hands in a generation, to be finished by `deadline`.
-    ///
-    /// # Errors
-    /// At once if it cannot be taken; nothing waits for a place in the queue.
-    pub fn submit(&self, generation: Generation, deadline: Instant) -> Result<Receiver, SubmitError> {
-        self.check_open()?;
-        self.check_size(&generation)?;
-        self.reserve(1)?.submit(generation, deadline)
     }
 
     /// Has `work` done on the model, between the steps of generations: it is called again and again until it has the
@@ -143,6 +169,7 @@ impl EngineHandle {
     /// At once if it cannot be taken; nothing waits for a place. The future yields the failure of the work itself.
     pub fn run<T, F>(
         &self,
+        kind: WorkKind,
         deadline: Instant,
         work: F,
     ) -> Result<impl Future<Output = Result<T, Failure>> + use<T, F>, SubmitError>
@@ -152,7 +179,9 @@ impl EngineHandle {
     {
         let mut places = self.reserve(1)?;
         let permit = places.permits.split(1);
-        places.start(deadline, work, permit)
+        let (task, answer) = Work::new(work, kind, deadline, permit);
+        places.start(task)?;
+        Ok(until(deadline, answer))
     }
 
     /// Sets aside `n` places in queue and batch, so that what a request needs in turn cannot be refused half-way.
@@ -164,7 +193,7 @@ impl EngineHandle {
         let permits = u32::try_from(n).ok().and_then(|n| self.shared.places.clone().try_acquire_many_owned(n).ok());
         match permits {
             Some(permits) => Ok(Places { engine: self.clone(), permits }),
-            None => Err(SubmitError::Overloaded { retry_after: self.shared.retry_after() }),
+            None => Err(SubmitError::Overloaded { retry_after: self.shared.retry_after(n) }),
         }
     }
 
@@ -173,17 +202,20 @@ impl EngineHandle {
         if self.is_draining() {
             return Err(SubmitError::ShuttingDown);
         }
-        if self.is_ready() { Ok(()) } else { Err(SubmitError::NotReady) }
+        self.readiness().map_err(SubmitError::NotReady)
     }
 
     /// Refuses a generation that would not even fit alone.
     fn check_size(&self, generation: &Generation) -> Result<(), SubmitError> {
-        let model = self.model().ok_or(SubmitError::NotReady)?;
-        let needed = pages_needed(&generation.canvas);
-        if needed > model.limits.pages {
-            return Err(SubmitError::TooLarge { needed, available: model.limits.pages });
+        let model = self.model().ok_or(SubmitError::NotReady(NotReady::Loading))?;
+        let (budget, cost) = (self.shared.budget(&model.limits), cost(&generation.canvas));
+        if budget.holds(&cost) {
+            Ok(())
+        } else if cost.pages > budget.pages {
+            Err(SubmitError::TooManyPages { needed: cost.pages, available: budget.pages })
+        } else {
+            Err(SubmitError::TooManyRows { needed: cost.rows, available: budget.rows })
         }
-        Ok(())
     }
 
     /// The model, once it has been loaded.
@@ -198,12 +230,43 @@ impl EngineHandle {
 
     /// Whether jobs are taken.
     pub fn is_ready(&self) -> bool {
-        *self.shared.phase.borrow() == Phase::Ready && !self.is_draining()
+        self.readiness().is_ok() && !self.is_draining()
+    }
+
+    /// Whether the model is loaded, has taken its last step well, and the worker comes round to its work.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readiness(&self) -> Result<(), NotReady> {
+        match *self.shared.phase.borrow() {
+            Phase::Loading => Err(NotReady::Loading),
+            Phase::Failed(_) | Phase::Stopped => Err(NotReady::Stopped),
+            Phase::Ready if self.shared.is_stalled() => Err(NotReady::Stalled),
+            Phase::Ready => Ok(()),
+        }
+    }
+
+    /// Whether the worker is there, or has been told to go.
+    pub fn is_alive(&self) -> bool {
+        self.is_draining() || !matches!(*self.shared.phase.borrow(), Phase::Failed(_) | Phase::Stopped)
+    }
+
+    /// The text that collectors read.
+    pub fn render_metrics(&self) -> String {
+        let metrics = &self.shared.metrics;
+        metrics.engine.places_used.set(self.shared.in_flight() as f64);
+        metrics.engine.ready.set(f64::from(self.is_ready()));
+        metrics.render()
     }
 
     /// Whether the engine is on its way to its end.
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
+    }
+
+    /// How the pages were used after the last step.
+    pub fn page_use(&self) -> PageUse {
+        self.shared.page_use()
     }
 
     /// Generations that run.
@@ -214,6 +277,10 @@ impl EngineHandle {
     /// Generations that wait.
     pub fn queued(&self) -> usize {
         self.shared.in_flight().saturating_sub(self.shared.active())
+    }
+
+    fn send(&self, command: Command) -> Result<(), SubmitError> {
+        self.commands.send(command).map_err(|_| SubmitError::NotReady(NotReady::Stopped))
     }
 
     /// Takes no new jobs; those in the house may go on for `grace`, then fail. Returns when the worker has ended, or
@@ -248,14 +315,28 @@ impl Places {
     ///
     /// # Errors
     /// If it cannot be taken.
-    pub fn submit(&mut self, generation: Generation, deadline: Instant) -> Result<Receiver, SubmitError> {
+    pub fn submit(
+        &mut self,
+        generation: Generation,
+        priority: Priority,
+        deadline: Instant,
+    ) -> Result<Receiver, SubmitError> {
         self.engine.check_size(&generation)?;
-        let overloaded = || SubmitError::Overloaded { retry_after: self.engine.shared.retry_after() };
+        let overloaded = || SubmitError::Overloaded { retry_after: self.engine.shared.retry_after(1) };
         let permit = self.permits.split(1).ok_or_else(overloaded)?;
-        let (mailbox, receiver) = mailbox::mailbox();
-        let clock = Clock::new(Instant::now());
-        let job = Job { generation, mailbox, permit, deadline, clock, outcome: None };
-        self.engine.commands.send(Command::Job(Box::new(job))).map_err(|_| SubmitError::NotReady)?;
+        let (mailbox, receiver) = mailbox::mailbox(deadline);
+        let job = Job {
+            generation,
+            mailbox,
+            permit,
+            priority,
+            deadline,
+            clock: Clock::new(Instant::now()),
+            block_ended: false,
+            outcome: None,
+            span: tracing::Span::current(),
+        };
+        self.engine.send(Command::Job(Box::new(job)))?;
         Ok(receiver)
     }
 
@@ -265,6 +346,7 @@ impl Places {
     /// If the worker is gone. The future yields the failure of the work itself.
     pub fn run<T, F>(
         &self,
+        kind: WorkKind,
         deadline: Instant,
         work: F,
     ) -> Result<impl Future<Output = Result<T, Failure>> + use<T, F>, SubmitError>
@@ -272,24 +354,35 @@ impl Places {
         T: Send + 'static,
         F: FnMut(&mut Runtime) -> Result<Option<T>> + Send + 'static,
     {
-        self.start(deadline, work, None)
+        let (task, answer) = Work::new(work, kind, deadline, None);
+        self.start(task)?;
+        Ok(until(deadline, answer))
     }
 
-    fn start<T, F>(
-        &self,
-        deadline: Instant,
-        work: F,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<impl Future<Output = Result<T, Failure>> + use<T, F>, SubmitError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Runtime) -> Result<Option<T>> + Send + 'static,
-    {
-        let (task, answer) = Work::new(work, deadline, permit);
-        self.engine.commands.send(Command::Task(Box::new(task))).map_err(|_| SubmitError::NotReady)?;
-        // A worker that is gone without an answer has failed.
-        Ok(async { answer.await.unwrap_or(Err(Failure::Internal)) })
+    fn start(&self, task: impl Task + 'static) -> Result<(), SubmitError> {
+        self.engine.send(Command::Task(Box::new(task)))
     }
+}
+
+/// The answer, or the deadline even if the worker is in the middle of a long step.
+async fn until<T>(deadline: Instant, answer: oneshot::Receiver<Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        // A worker that is gone without an answer has failed.
+        Ok(answer) => answer.unwrap_or(Err(Failure::Internal)),
+        Err(_) => Err(Failure::Deadline),
+    }
+}
+
+/// Attention blocks of a sequence that a step computes at most, once its prompt is done: those that a generation block
+/// touches, and the one before, once more, when it is finished.
+const BLOCKS_OF_STEP: usize = 3;
+
+/// What a generation needs at its worst.
+fn cost(canvas: &Canvas) -> Cost {
+    let pages = pages_needed(canvas);
+    let sequences = pages / canvas.num_attention_blocks().max(1);
+    let blocks = canvas.num_attention_blocks().min(BLOCKS_OF_STEP);
+    Cost { pages, rows: sequences * blocks * canvas.block_size() }
 }
 
 /// Names a canvas in logs.

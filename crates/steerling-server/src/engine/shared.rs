@@ -1,17 +1,16 @@
 //! What the handle and the worker both see.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use steerling::cache::PageUse;
 use tokio::sync::{Semaphore, watch};
 
+use super::departures::Departures;
+use super::schedule::Budget;
 use super::{EngineOptions, Model, Phase};
-
-/// Seconds that [`Shared::retry_after`] never exceeds: a client should look again before long.
-const MAX_RETRY_AFTER: f64 = 60.0;
-/// Weight of the newest job in the measured rate.
-const NEWEST: f64 = 0.2;
+use crate::metrics::Metrics;
 
 pub(super) struct Shared {
     /// One permit for each job that may be in the house, waiting or running.
@@ -19,23 +18,40 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) model: OnceLock<Arc<Model>>,
     pub(super) options: EngineOptions,
+    pub(super) metrics: Arc<Metrics>,
     active: AtomicUsize,
     draining: AtomicBool,
-    /// Seconds between two places that become free while the batch is busy, smoothed.
-    seconds_per_place: Mutex<f64>,
+    departures: Mutex<Departures>,
+    pages: Mutex<PageUse>,
+    started: Instant,
+    /// Milliseconds from the start to the worker's last round; [`IDLE`] while it has nothing to do.
+    last_round: AtomicU64,
 }
 
+/// The worker waits for work.
+const IDLE: u64 = u64::MAX;
+
 impl Shared {
-    pub(super) fn new(options: EngineOptions) -> Self {
+    pub(super) fn new(options: EngineOptions, metrics: Arc<Metrics>) -> Self {
         Self {
             places: Arc::new(Semaphore::new(capacity(&options))),
             phase: watch::Sender::new(Phase::Loading),
             model: OnceLock::new(),
             options,
+            metrics,
             active: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            seconds_per_place: Mutex::new(0.0),
+            departures: Mutex::default(),
+            pages: Mutex::default(),
+            started: Instant::now(),
+            last_round: AtomicU64::new(IDLE),
         }
+    }
+
+    /// What there is to share on a device with these limits.
+    pub(super) fn budget(&self, limits: &steerling::Limits) -> Budget {
+        let rows = self.options.max_rows.saturating_sub(limits.prefill_rows);
+        Budget { jobs: self.options.max_batch, pages: limits.pages, rows }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -58,35 +74,43 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
     }
 
-    /// A job ran for `time` in a batch of `batch`.
-    pub(super) fn record(&self, time: Duration, batch: usize) {
-        let newest = time.as_secs_f64() / batch.max(1) as f64;
-        let mut smoothed = self.seconds_per_place.lock().unwrap_or_else(PoisonError::into_inner);
-        *smoothed = if *smoothed == 0.0 { newest } else { *smoothed + NEWEST * (newest - *smoothed) };
+    /// The worker begins a round, or waits for work.
+    pub(super) fn beat(&self, idle: bool) {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.last_round.store(if idle { IDLE } else { now }, Ordering::Relaxed);
     }
 
-    /// When the next place is likely to be free, in whole seconds from 1 on.
-    pub(super) fn retry_after(&self) -> Duration {
-        let seconds = *self.seconds_per_place.lock().unwrap_or_else(PoisonError::into_inner);
-        Duration::from_secs(seconds.ceil().clamp(1.0, MAX_RETRY_AFTER) as u64)
+    /// Whether the worker has work and has not come round to it for too long.
+    pub(super) fn is_stalled(&self) -> bool {
+        let last = self.last_round.load(Ordering::Relaxed);
+        let now = self.started.elapsed().as_millis() as u64;
+        last != IDLE && Duration::from_millis(now.saturating_sub(last)) > self.options.stall
+    }
+
+    /// Jobs have left; `wanted` if others wait for their places.
+    pub(super) fn departed(&self, places: usize, wanted: bool) {
+        self.departures().record(Instant::now(), places, wanted);
+    }
+
+    /// When `places` are likely to be free.
+    pub(super) fn retry_after(&self, places: usize) -> Duration {
+        self.departures().until_free(Instant::now(), places)
+    }
+
+    /// How the pages were used after the last step.
+    pub(super) fn page_use(&self) -> PageUse {
+        *self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_page_use(&self, pages: PageUse) {
+        *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+    }
+
+    fn departures(&self) -> std::sync::MutexGuard<'_, Departures> {
+        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn capacity(options: &EngineOptions) -> usize {
     (options.max_batch.max(1)).saturating_add(options.max_queue).min(Semaphore::MAX_PERMITS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_follows_the_measured_rate_within_its_bounds() {
-        let shared = Shared::new(EngineOptions { max_batch: 4, max_queue: 4 });
-        assert_eq!(shared.retry_after(), Duration::from_secs(1));
-        shared.record(Duration::from_secs(40), 4);
-        assert_eq!(shared.retry_after(), Duration::from_secs(10));
-        (0..100).for_each(|_| shared.record(Duration::from_secs(4000), 1));
-        assert_eq!(shared.retry_after(), Duration::from_secs(60));
-    }
 }

@@ -5,7 +5,39 @@ use std::time::Instant;
 use steerling::{Error, Result, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::fault::Fault;
 use super::job::Failure;
+
+/// What a task is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkKind {
+    /// Input attribution, and replays of traces.
+    Attribute,
+    /// Hidden states of texts.
+    Embed,
+    /// Likelihoods.
+    Score,
+    /// Resolving and measuring steering.
+    Steer,
+    /// Tokens and neighbours of concepts.
+    Concepts,
+}
+
+impl WorkKind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::Attribute, Self::Embed, Self::Score, Self::Steer, Self::Concepts];
+
+    /// The name used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attribute => "attribute",
+            Self::Embed => "embed",
+            Self::Score => "score",
+            Self::Steer => "steer",
+            Self::Concepts => "concepts",
+        }
+    }
+}
 
 /// What became of a slice.
 pub(super) enum Slice {
@@ -15,6 +47,8 @@ pub(super) enum Slice {
     Blocked,
     /// The task has answered.
     Done,
+    /// It has answered that this happened to it.
+    Failed(Fault),
 }
 
 /// A task, whatever it answers.
@@ -24,6 +58,7 @@ pub(super) trait Task: Send {
     /// Whether nobody waits for the answer any more.
     fn is_closed(&self) -> bool;
     fn deadline(&self) -> Instant;
+    fn kind(&self) -> WorkKind;
     fn fail(&mut self, failure: Failure);
 }
 
@@ -33,6 +68,8 @@ pub(super) struct Work<T, F> {
     /// Taken when the task has answered.
     reply: Option<oneshot::Sender<Result<T, Failure>>>,
     deadline: Instant,
+    kind: WorkKind,
+    span: tracing::Span,
     /// The place in the house, free when the task goes; none if its request holds one of its own.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -40,11 +77,13 @@ pub(super) struct Work<T, F> {
 impl<T, F> Work<T, F> {
     pub(super) fn new(
         work: F,
+        kind: WorkKind,
         deadline: Instant,
         permit: Option<OwnedSemaphorePermit>,
     ) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { work, reply: Some(reply), deadline, _permit: permit }, answer)
+        let span = tracing::Span::current();
+        (Self { work, reply: Some(reply), deadline, kind, span, _permit: permit }, answer)
     }
 
     fn answer(&mut self, answer: Result<T, Failure>) {
@@ -67,8 +106,10 @@ where
             Err(Error::Busy(_)) => return Slice::Blocked,
             Ok(Some(answer)) => self.answer(Ok(answer)),
             Err(error @ Error::Device(_)) => {
-                tracing::error!(%error, "a task failed on the device");
-                self.answer(Err(Failure::Internal));
+                let fault = Fault::from(&error);
+                self.span.in_scope(|| tracing::error!(%error, "a slice failed on the device"));
+                self.answer(Err(Failure::Fault(fault)));
+                return Slice::Failed(fault);
             }
             Err(error) => self.answer(Err(Failure::Refused(error))),
         }
@@ -81,6 +122,10 @@ where
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn kind(&self) -> WorkKind {
+        self.kind
     }
 
     fn fail(&mut self, failure: Failure) {

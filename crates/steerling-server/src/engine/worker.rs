@@ -5,13 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use steerling::{Canvas, Denoiser, GenerateParams, Result};
+use steerling::canvas::CanvasId;
+use steerling::{Canvas, Denoiser, Error, GenerateParams, Result};
 
+use super::fault::{Fault, Record};
 use super::job::{Failure, Job};
-use super::schedule::{Admission, Schedule};
+use super::pace::Pace;
+use super::schedule::{Admission, Budget, Schedule};
 use super::shared::Shared;
 use super::task::{Slice, Task};
-use super::{Loaded, Model, Phase, name};
+use super::{Loaded, Model, Phase, cost, name};
 
 /// Attempts to load the model again after a failure, before the worker gives up and the process ends.
 const RELOADS: u32 = 3;
@@ -37,12 +40,19 @@ pub(super) struct Worker<B> {
     /// Tasks, each of which gets one slice a round.
     tasks: VecDeque<Box<dyn Task>>,
     drain_until: Option<Instant>,
+    pace: Pace,
+    /// Halved when the device runs out of memory.
+    most_active: usize,
+    faults: Record,
 }
 
 /// Why serving ended.
 enum End {
     Stopped,
+    /// The model is to be loaded again.
     Broken,
+    /// It has been loaded again too often.
+    Hopeless(String),
 }
 
 impl<D, B> Worker<B>
@@ -51,8 +61,13 @@ where
     B: Fn() -> Result<Loaded<D>>,
 {
     pub(super) fn new(build: B, shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
-        let schedule = Schedule::new(shared.options.max_batch);
-        Self { build, shared, commands, schedule, tasks: VecDeque::new(), drain_until: None }
+        let jobs = shared.options.max_batch.max(1);
+        // The device says what it has once it is there.
+        let schedule = Schedule::new(Budget { jobs, pages: usize::MAX, rows: usize::MAX });
+        let most_active = shared.options.max_active.unwrap_or(jobs).clamp(1, jobs);
+        let faults = Record::new(shared.options.max_faults);
+        let (tasks, pace) = (VecDeque::new(), Pace::default());
+        Self { build, shared, commands, schedule, tasks, drain_until: None, pace, most_active, faults }
     }
 
     pub(super) fn run(mut self) {
@@ -62,10 +77,12 @@ where
                 Ok(denoiser) => match self.serve(denoiser) {
                     End::Stopped => break Phase::Stopped,
                     End::Broken => attempts = RELOADS,
+                    End::Hopeless(message) => break Phase::Failed(message),
                 },
                 Err(message) => break Phase::Failed(message),
             }
         };
+        self.shared.metrics.engine.ready.set(0.0);
         let failure = || if end == Phase::Stopped { Failure::ShuttingDown } else { Failure::Internal };
         while let Ok(command) = self.commands.try_recv() {
             self.take(command);
@@ -73,17 +90,19 @@ where
         let left = self.schedule.remove(|_| true);
         left.waiting.into_iter().chain(left.active).for_each(|job| job.fail(failure()));
         self.tasks.drain(..).for_each(|mut task| task.fail(failure()));
+        self.tell_load();
         self.shared.phase.send_replace(end);
     }
 
     /// Builds the denoiser and lets it take one step, so that whoever is told "ready" finds it warm.
     fn load(&mut self, attempts: u32) -> Result<D, String> {
-        self.shared.phase.send_replace(Phase::Loading);
+        self.enter(Phase::Loading);
         let mut attempt = 1;
         loop {
             let message = match catch_unwind(AssertUnwindSafe(|| self.build_and_warm_up())) {
                 Ok(Ok(denoiser)) => {
-                    self.shared.phase.send_replace(Phase::Ready);
+                    self.shared.metrics.engine.model_loads.increment(1);
+                    self.enter(Phase::Ready);
                     return Ok(denoiser);
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -98,7 +117,12 @@ where
         }
     }
 
-    fn build_and_warm_up(&self) -> Result<D> {
+    fn enter(&self, phase: Phase) {
+        self.shared.metrics.engine.ready.set(f64::from(phase == Phase::Ready));
+        self.shared.phase.send_replace(phase);
+    }
+
+    fn build_and_warm_up(&mut self) -> Result<D> {
         let started = Instant::now();
         let Loaded { mut denoiser, info, tokenizer, catalog } = (self.build)()?;
         let limits = denoiser.limits();
@@ -113,27 +137,42 @@ where
             model = %info.name, device = %info.device, dtype = %info.dtype, parameters = info.parameters,
             seconds = started.elapsed().as_secs_f64(), "model ready"
         );
+        self.schedule.set_budget(self.shared.budget(&limits));
         self.shared.model.get_or_init(|| Arc::new(Model { info, tokenizer, catalog, limits }));
         Ok(denoiser)
     }
 
     fn serve(&mut self, mut denoiser: D) -> End {
+        self.tell_pages(&denoiser);
         while self.receive() {
-            let message = match catch_unwind(AssertUnwindSafe(|| self.tick(&mut denoiser))) {
+            let (fault, message) = match catch_unwind(AssertUnwindSafe(|| self.tick(&mut denoiser))) {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("panic: {}", panic_message(&*panic)),
+                Ok(Err(Error::NonFinite { canvas, position })) => {
+                    self.drop_unusable(&mut denoiser, canvas, position);
+                    continue;
+                }
+                Ok(Err(error)) => (Fault::from(&error), error.to_string()),
+                Err(panic) => (Fault::Panic, format!("panic: {}", panic_message(&*panic))),
             };
+            self.shared.metrics.engine.fault(fault);
             let failed = self.schedule.remove_active(|_| true);
-            tracing::error!(error = %message, failed = failed.len(), "a step failed: loading the model again");
+            tracing::error!(kind = fault.as_str(), error = %message, failed = failed.len(), "a step failed");
             // Not ready before anyone is told, so that a retry finds an honest answer.
-            self.shared.phase.send_replace(Phase::Loading);
-            self.shared.set_active(0);
-            failed.into_iter().for_each(|job| job.fail(Failure::Internal));
-            self.tasks.drain(..).for_each(|mut task| task.fail(Failure::Internal));
+            self.enter(Phase::Loading);
+            self.tell_load();
+            failed.into_iter().for_each(|job| job.fail(Failure::Fault(fault)));
+            self.tasks.drain(..).for_each(|mut task| task.fail(Failure::Fault(fault)));
             // A broken device may fail again while its memory is given back.
             if catch_unwind(AssertUnwindSafe(|| drop(denoiser))).is_err() {
                 tracing::error!("the failed model could not be dropped cleanly");
+            }
+            if self.faults.add(Instant::now()) {
+                tracing::error!("too many failed steps within ten minutes: giving up");
+                return End::Hopeless(format!("steps failed too often, the last time with: {message}"));
+            }
+            if fault == Fault::OutOfMemory {
+                self.most_active = (self.most_active / 2).max(1);
+                tracing::warn!(most_active = self.most_active, "fewer generations share a step from now on");
             }
             return End::Broken;
         }
@@ -143,15 +182,17 @@ where
     /// Takes in what has arrived, blocking while there is nothing to do. Whether to go on.
     fn receive(&mut self) -> bool {
         if self.schedule.is_empty() && self.tasks.is_empty() {
-            self.shared.set_active(0);
+            self.tell_load();
             if self.drain_until.is_some() {
                 return false;
             }
+            self.shared.beat(true);
             match self.commands.recv() {
                 Ok(command) => self.take(command),
                 Err(mpsc::RecvError) => return false,
             }
         }
+        self.shared.beat(false);
         while let Ok(command) = self.commands.try_recv() {
             self.take(command);
         }
@@ -160,7 +201,10 @@ where
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Job(job) => self.schedule.push(*job),
+            Command::Job(job) => {
+                let (cost, priority) = (cost(&job.generation.canvas), job.priority);
+                self.schedule.push(*job, cost, priority);
+            }
             Command::Task(task) => self.tasks.push_back(task),
             Command::Drain { until } => self.drain_until = Some(until),
         }
@@ -170,14 +214,39 @@ where
         self.sweep(denoiser, Instant::now());
         self.admit(denoiser);
         self.advance_tasks(denoiser);
-        let mut batch: Vec<&mut Canvas> =
-            self.schedule.active_mut().iter_mut().map(|job| &mut job.generation.canvas).collect();
+        let started = Instant::now();
+        let mut batch: Vec<&mut Canvas> = self.schedule.running_mut().map(|job| &mut job.generation.canvas).collect();
         if batch.is_empty() {
             return Ok(());
         }
+        let (sequences, rows_before) = (batch.len(), rows(&batch));
         denoiser.step(&mut batch)?;
-        self.publish(denoiser, Instant::now());
+        let rows = rows(&batch) - rows_before;
+        let now = Instant::now();
+        // Before anyone is told, so that whoever reads an end finds its steps counted.
+        self.measure(sequences, rows, now - started);
+        self.publish(denoiser, now);
+        self.limit_next();
         Ok(())
+    }
+
+    fn measure(&mut self, sequences: usize, rows: usize, time: Duration) {
+        let metrics = &self.shared.metrics.engine;
+        metrics.step_seconds.record(time);
+        metrics.step_rows.record(rows as f64);
+        metrics.step_sequences.record(sequences as f64);
+        self.pace.observe(sequences, rows, time.as_secs_f64());
+    }
+
+    /// Lets as many sequences share the next step as the steps so far say are worth it.
+    fn limit_next(&mut self) {
+        let measured = match self.shared.options.max_active {
+            Some(_) => None,
+            None => self.pace.sequences(),
+        };
+        let limit = measured.unwrap_or(usize::MAX).min(self.most_active);
+        self.shared.metrics.engine.active_limit.set(limit as f64);
+        self.schedule.set_limit(limit);
     }
 
     /// One slice of the task whose turn it is, so that running generations keep their pace; of every task if none runs.
@@ -185,8 +254,12 @@ where
         let slices = if self.schedule.active_len() > 0 { 1 } else { self.tasks.len() };
         for _ in 0..slices {
             let Some(mut task) = self.tasks.pop_front() else { break };
-            match task.advance(denoiser.runtime()) {
+            let (kind, started) = (task.kind(), Instant::now());
+            let slice = task.advance(denoiser.runtime());
+            self.shared.metrics.engine.slice(kind, started.elapsed());
+            match slice {
                 Slice::Done => {}
+                Slice::Failed(fault) => self.shared.metrics.engine.fault(fault),
                 Slice::More => self.tasks.push_back(task),
                 Slice::Blocked if self.schedule.active_len() > 0 => self.tasks.push_back(task),
                 // Against its contract, an empty model has no room: waiting would be for ever.
@@ -207,10 +280,13 @@ where
         });
         let removed = self.schedule.remove(|job| shutting_down || job.deadline <= now || job.mailbox.is_closed());
         removed.active.iter().for_each(|job| denoiser.release(job.id()));
-        self.shared.set_active(self.schedule.active_len());
+        if !removed.active.is_empty() {
+            self.tell_pages(denoiser);
+        }
+        self.tell_departures(removed.waiting.len() + removed.active.len());
         for job in removed.waiting.into_iter().chain(removed.active) {
             if job.mailbox.is_closed() {
-                tracing::debug!(job = name(job.id()), "cancelled: nobody reads");
+                job.span.in_scope(|| tracing::debug!(job = name(job.id()), "cancelled: nobody reads"));
             }
             let failure = if job.deadline <= now { Failure::Deadline } else { Failure::ShuttingDown };
             job.fail(failure);
@@ -220,10 +296,12 @@ where
     fn admit(&mut self, denoiser: &mut D) {
         let now = Instant::now();
         loop {
+            let metrics = &self.shared.metrics.engine;
             let admitted = self.schedule.admit(|job| {
                 if !denoiser.admit(&mut job.generation.canvas)? {
                     return Ok(Admission::NoRoom);
                 }
+                metrics.queue_seconds.record(now - job.clock.submitted);
                 job.start(now);
                 Ok(Admission::Admitted)
             });
@@ -232,7 +310,7 @@ where
                 Err((job, error)) => job.fail(Failure::Refused(error)),
             }
         }
-        self.shared.set_active(self.schedule.active_len());
+        self.tell_load();
         // Against its contract, an empty denoiser refuses a job that was not too large: waiting would be for ever.
         if self.schedule.active_len() == 0
             && let Some(job) = self.schedule.pop_waiting()
@@ -243,15 +321,65 @@ where
     }
 
     fn publish(&mut self, denoiser: &mut D, now: Instant) {
-        let batch = self.schedule.active_len();
-        let finished = self.schedule.remove_active(|job| job.after_step(now));
+        let metrics = &self.shared.metrics.engine;
+        for job in self.schedule.running_mut() {
+            let waiting = job.clock.first_commit.is_none();
+            let tokens = job.after_step(now);
+            metrics.tokens.increment(tokens as u64);
+            if let Some(first) = job.clock.first_commit.filter(|_| waiting) {
+                metrics.first_block_seconds.record(first - job.clock.submitted);
+            }
+        }
+        self.schedule.rotate(|job| job.block_ended);
+        let finished = self.schedule.remove_active(|job| job.outcome.is_some());
         finished.iter().for_each(|job| denoiser.release(job.id()));
-        self.shared.set_active(self.schedule.active_len());
+        self.tell_departures(finished.len());
+        self.tell_pages(denoiser);
         for job in finished {
-            self.shared.record(now - job.clock.admitted.unwrap_or(now), batch);
+            let canvas = &job.generation.canvas;
+            let metrics = &self.shared.metrics.engine;
+            metrics.tokens_per_forward.record(canvas.commits().len() as f64 / canvas.usage.forwards.max(1) as f64);
+            metrics.prefix_blocks.increment((canvas.prompt_len() / canvas.block_size()) as u64);
+            metrics.prefix_hits.increment(canvas.usage.cached_blocks as u64);
             job.finish(now);
         }
     }
+
+    /// Ends the one generation whose logits cannot be used; its neighbours' step is taken again without it.
+    fn drop_unusable(&mut self, denoiser: &mut D, canvas: CanvasId, position: usize) {
+        self.shared.metrics.engine.fault(Fault::NonFinite);
+        for job in self.schedule.remove_active(|job| job.id() == canvas) {
+            job.span.in_scope(|| tracing::error!(position, "the logits are not finite numbers"));
+            denoiser.release(job.id());
+            self.tell_pages(denoiser);
+            let steered = job.generation.canvas.steering().is_some();
+            job.fail(Failure::NonFinite { steered });
+        }
+    }
+
+    fn tell_departures(&self, places: usize) {
+        self.tell_load();
+        let full = self.schedule.active_len() + places >= self.shared.options.max_batch;
+        self.shared.departed(places, self.schedule.waiting_len() > 0 || (places > 0 && full));
+    }
+
+    fn tell_load(&self) {
+        let (active, waiting) = (self.schedule.active_len(), self.schedule.waiting_len());
+        self.shared.set_active(active);
+        self.shared.metrics.engine.jobs_active.set(active as f64);
+        self.shared.metrics.engine.jobs_waiting.set(waiting as f64);
+    }
+
+    fn tell_pages(&self, denoiser: &D) {
+        let pages = denoiser.page_use();
+        self.shared.set_page_use(pages);
+        self.shared.metrics.engine.pages(&pages, denoiser.limits().page_bytes);
+    }
+}
+
+/// Rows that these canvases have cost so far.
+fn rows(batch: &[&mut Canvas]) -> usize {
+    batch.iter().map(|canvas| canvas.usage.rows).sum()
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

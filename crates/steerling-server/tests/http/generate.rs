@@ -121,7 +121,7 @@ async fn info_tells_model_limits_and_load() {
     assert_eq!(info["model"]["name"], "fake");
     assert_eq!(info["limits"]["context"], 1024);
     assert_eq!(info["limits"]["max_batch"], 4);
-    assert_eq!(info["load"], json!({"active": 0, "queued": 0}));
+    assert_eq!(info["load"], json!({"active": 0, "queued": 0, "kv_blocks_active": 0, "kv_blocks_cached": 0}));
     assert_eq!(info["licence"], "Apache-2.0");
     assert_eq!(info["ready"], true);
 }

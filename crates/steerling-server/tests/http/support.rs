@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
+use steerling::cache::PageUse;
 use steerling::canvas::{CanvasId, CanvasSpec, Choice};
 use steerling::catalog::Catalog;
 use steerling::config::{Config, MlpKind, NormKind, NormOrder, SpecialIds};
@@ -14,7 +15,7 @@ use steerling::{
     Canvas, Denoiser, DeviceChoice, Error, Limits, ModelInfo, ModelSource, Result, Runtime, RuntimeOptions, Tokenizer,
 };
 use steerling_server::ServeError;
-use steerling_server::config::ServiceOptions;
+use steerling_server::config::{Active, ServiceOptions};
 use steerling_server::engine::Loaded;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -33,6 +34,12 @@ pub(crate) struct Script {
     pub(crate) fail_at: AtomicI64,
     /// The same, with a panic.
     pub(crate) panic_at: AtomicI64,
+    /// The same, without memory on the device.
+    pub(crate) no_memory_at: AtomicI64,
+    /// The same, with logits of the first canvas that are no numbers.
+    pub(crate) non_finite_at: AtomicI64,
+    /// Every step from this one on fails.
+    pub(crate) fail_from: AtomicI64,
     /// Nobody is admitted beside another one.
     pub(crate) alone: AtomicBool,
     /// Building waits while this is set.
@@ -49,6 +56,9 @@ impl Default for Script {
             step_ms: AtomicUsize::new(0),
             fail_at: AtomicI64::new(-1),
             panic_at: AtomicI64::new(-1),
+            no_memory_at: AtomicI64::new(-1),
+            non_finite_at: AtomicI64::new(-1),
+            fail_from: AtomicI64::new(i64::MAX),
             alone: AtomicBool::new(false),
             hold_load: AtomicBool::new(false),
             pages: AtomicUsize::new(1000),
@@ -67,7 +77,7 @@ struct Fake {
 impl Denoiser for Fake {
     fn limits(&self) -> Limits {
         let canvas = CanvasSpec { context: CONTEXT, block_size: 8, vocab_size: 100_281, special: SPECIAL };
-        Limits { canvas, pages: self.script.pages.load(SeqCst) }
+        Limits { canvas, pages: self.script.pages.load(SeqCst), prefill_rows: 0, page_bytes: 4096 }
     }
 
     fn admit(&mut self, _: &mut Canvas) -> Result<bool> {
@@ -85,7 +95,13 @@ impl Denoiser for Fake {
             std::thread::sleep(Duration::from_millis(self.script.step_ms.load(SeqCst) as u64));
             let step = self.script.steps.fetch_add(1, SeqCst);
             assert!(step != self.script.panic_at.load(SeqCst), "the script says so");
-            if step == self.script.fail_at.load(SeqCst) {
+            if step == self.script.no_memory_at.load(SeqCst) {
+                return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).into());
+            }
+            if step == self.script.non_finite_at.load(SeqCst) {
+                return Err(Error::NonFinite { canvas: batch[0].id(), position: 1 });
+            }
+            if step == self.script.fail_at.load(SeqCst) || step >= self.script.fail_from.load(SeqCst) {
                 return Err(Error::Unsupported("the script says so".to_owned()));
             }
         }
@@ -97,6 +113,10 @@ impl Denoiser for Fake {
             canvas.commit(&choices);
         }
         Ok(())
+    }
+
+    fn page_use(&self) -> PageUse {
+        PageUse { total: self.script.pages.load(SeqCst), active: self.admitted, ..PageUse::default() }
     }
 
     fn release(&mut self, _: CanvasId) {
@@ -160,6 +180,10 @@ pub(crate) fn options() -> ServiceOptions {
     ServiceOptions {
         max_batch: 4,
         max_queue: 4,
+        max_active: Active::Auto,
+        max_rows: 8192,
+        max_faults: 5,
+        stall: Duration::from_secs(60),
         timeout: Duration::from_secs(60),
         drain: Duration::from_secs(10),
         max_body_bytes: 64 << 10,
@@ -212,7 +236,7 @@ impl Server {
         let (shutdown, told) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let told = async { told.await.unwrap_or(()) };
-            steerling_server::run(listener, options, build, told).await.map_err(|error| panic!("{error}"))
+            steerling_server::run(listener, options, build, told).await
         });
         Self { url, script, client: reqwest::Client::new(), shutdown: Some(shutdown), task }
     }
@@ -257,6 +281,13 @@ impl Server {
         assert_eq!(events.next().await.unwrap().name, "start");
         assert_eq!(events.next().await.unwrap().name, "block");
         events
+    }
+
+    /// The value of a series, labels included.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     pub(crate) async fn load(&self) -> (u64, u64) {

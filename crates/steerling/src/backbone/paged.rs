@@ -54,6 +54,16 @@ pub struct PagedBatch {
 }
 
 impl PagedBatch {
+    /// Forgets all rows but keeps their memory.
+    pub fn clear(&mut self) {
+        let Self { ids, positions, blocks, selected, injections } = self;
+        ids.clear();
+        positions.clear();
+        blocks.clear();
+        selected.clear();
+        injections.clear();
+    }
+
     /// The blocks reduced to their selected rows, numbered as they stand in `selected`.
     fn selected_blocks(&self) -> Vec<BlockRows> {
         let mut at = 0;

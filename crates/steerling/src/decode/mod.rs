@@ -10,6 +10,8 @@ pub use logits::RowEdits;
 pub use rng::uniform;
 pub use sampler::{Sampler, Sampling};
 
+use crate::{Error, Result};
+
 use crate::canvas::{Canvas, Choice};
 use crate::kernels::softmax::{RowStats, row_stats};
 
@@ -17,9 +19,18 @@ use crate::kernels::softmax::{RowStats, row_stats};
 ///
 /// `logits` is `[positions.len(), V]`, row by row the model's logits of the masked `positions`; it is used as scratch
 /// space. `unconditional`, of the same shape, is the second sequence of classifier-free guidance.
-pub fn choose(canvas: &Canvas, positions: &[usize], logits: &mut [f32], unconditional: Option<&[f32]>) -> Vec<Choice> {
+///
+/// # Errors
+/// [`Error::NonFinite`] if a logit is NaN or infinite (`-inf` alone is a ban), so that no token is chosen by accident
+/// and never a banned one.
+pub fn choose(
+    canvas: &Canvas,
+    positions: &[usize],
+    logits: &mut [f32],
+    unconditional: Option<&[f32]>,
+) -> Result<Vec<Choice>> {
     if positions.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let params = canvas.params();
     let vocab = logits.len() / positions.len();
@@ -32,8 +43,12 @@ pub fn choose(canvas: &Canvas, positions: &[usize], logits: &mut [f32], uncondit
     }
     let edits = RowEdits::apply(canvas, logits, vocab);
     let stats = row_stats(logits, vocab);
+    let finite = |stats: &RowStats| stats.max.is_finite() && stats.sum_exp.is_finite();
+    if let Some(row) = stats.iter().position(|stats| !finite(stats)) {
+        return Err(Error::NonFinite { canvas: canvas.id(), position: positions[row] });
+    }
     let sampler = Sampler::new(params);
-    most_confident(&stats, canvas.quota())
+    let choices = most_confident(&stats, canvas.quota())
         .into_iter()
         .map(|row| {
             let position = positions[row];
@@ -44,7 +59,8 @@ pub fn choose(canvas: &Canvas, positions: &[usize], logits: &mut [f32], uncondit
             let target_logit = edits.original(row, id).unwrap_or(decision_logit) + suppressed;
             Choice { position, id, confidence: 1.0 / stats[row].sum_exp, target_logit, decision_logit }
         })
-        .collect()
+        .collect();
+    Ok(choices)
 }
 
 /// The `quota` rows with the largest softmax probability, most confident first, earlier positions first among equals.

@@ -16,7 +16,7 @@ pub struct RowStats {
     pub max: f32,
     /// Its index, the lowest among equals.
     pub argmax: u32,
-    /// `sum exp(logit - max)`; 0 when `max` is `-inf`. A logit of `-inf` adds nothing.
+    /// `sum exp(logit - max)`; 0 when `max` is `-inf`. A logit of `-inf` adds nothing. NaN when a logit is NaN or `inf`.
     pub sum_exp: f32,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn row_stats_on(arch: Arch, logits: &[f32], width: usize) -> Vec<RowS
         let max = parts[best].0;
         let argmax = best * CHUNK + position(&row[best * CHUNK..], max);
         let sum_exp =
-            parts.iter().filter(|part| part.0 > f32::NEG_INFINITY).map(|part| part.1 * (part.0 - max).exp()).sum();
+            parts.iter().filter(|part| part.0 != f32::NEG_INFINITY).map(|part| part.1 * (part.0 - max).exp()).sum();
         RowStats { max, argmax: argmax as u32, sum_exp }
     };
     logits.chunks(width).zip(parts.chunks(per_row)).map(combine).collect()
@@ -86,7 +86,9 @@ impl WithSimd for MaxAndSum<'_> {
         let [a, b, c, d] = max;
         let max = simd.reduce_max_f32s(simd.max_f32s(simd.max_f32s(a, b), simd.max_f32s(c, d)));
         if max == f32::NEG_INFINITY {
-            return (max, 0.0);
+            // Some processors' maximum passes over NaN.
+            let sum = if self.0.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 };
+            return (max + sum, sum);
         }
         let shift = simd.splat_f32s(max);
         let mut sums = [simd.splat_f32s(0.0); 4];
@@ -153,6 +155,23 @@ mod tests {
                     assert_close(&shifted, &row.iter().map(|x| f64::from(x - max).exp()).collect::<Vec<_>>(), 2e-7);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_logit_that_is_no_finite_number_shows_wherever_it_stands() {
+        let width = 2 * CHUNK + 40;
+        for arch in every_arch() {
+            for at in [0, 1, 63, CHUNK - 1, CHUNK, 2 * CHUNK, width - 1] {
+                for bad in [f32::NAN, f32::INFINITY] {
+                    let mut row = numbers(2, width);
+                    row[at] = bad;
+                    assert!(row_stats_on(arch, &row, width)[0].sum_exp.is_nan(), "{bad} at {at}");
+                }
+            }
+            let mut row = numbers(3, width);
+            row[CHUNK..2 * CHUNK].fill(f32::NAN);
+            assert!(row_stats_on(arch, &row, width)[0].sum_exp.is_nan(), "a part of nothing else");
         }
     }
 

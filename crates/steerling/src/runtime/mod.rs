@@ -15,14 +15,14 @@ use candle_core::Tensor;
 
 use crate::attribute::TokenAttribution;
 use crate::backbone::{KvPool, PagedBatch};
-use crate::cache::{PageTable, PageUse};
-use crate::canvas::{Canvas, CanvasId, CanvasSpec, Commit};
+use crate::cache::{ChainKey, PageTable, PageUse};
+use crate::canvas::{Canvas, CanvasId, CanvasSpec, Choice, Commit};
 use crate::catalog::Catalog;
 use crate::checkpoint::Progress;
 use crate::profile::Part;
 use crate::steer::WeightEdit;
 use crate::{Denoiser, Error, Limits, Result, Tokenizer, decode, pages_needed};
-use sequence::{Sequence, Span};
+use sequence::{PREFILL_BLOCKS, Prefill, Sequence, Span};
 
 /// A model, its pages, and the sequences admitted to it.
 pub struct Runtime {
@@ -32,6 +32,18 @@ pub struct Runtime {
     sequences: HashMap<CanvasId, Sequence>,
     /// Kept from step to step: tens of megabytes that need not be mapped anew.
     logits: Vec<f32>,
+    /// As is what a step is planned in.
+    plan: Plan,
+}
+
+/// What the next forward computes, and for whom.
+#[derive(Default)]
+struct Plan {
+    rows: PagedBatch,
+    /// One for each canvas of the batch.
+    spans: Vec<Span>,
+    /// Blocks that this forward finishes.
+    pending: HashSet<ChainKey>,
 }
 
 impl Runtime {
@@ -62,7 +74,14 @@ impl Runtime {
             });
         }
         let pool = KvPool::new(config, compute, pages)?;
-        Ok(Self { model, pool, table: PageTable::new(pages), sequences: HashMap::new(), logits: Vec::new() })
+        Ok(Self {
+            model,
+            pool,
+            table: PageTable::new(pages),
+            sequences: HashMap::new(),
+            logits: Vec::new(),
+            plan: Plan::default(),
+        })
     }
 
     /// The model.
@@ -93,9 +112,62 @@ impl Runtime {
         self.model.info().config.special.mask
     }
 
-    /// How the pages are used.
-    pub fn page_use(&self) -> PageUse {
-        self.table.page_use()
+    /// Plans a step: which blocks of whom are computed.
+    fn plan(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
+        let Plan { rows, spans, pending } = plan;
+        rows.clear();
+        spans.clear();
+        pending.clear();
+        let mut prefill = Prefill::beside(batch);
+        for canvas in batch.iter_mut() {
+            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            let Some(blocks) = sequence.take_turn(canvas, &mut self.table, &prefill) else {
+                spans.push(Span::default());
+                continue;
+            };
+            let keys = sequence.pending_keys(canvas, &self.table, blocks);
+            if keys.iter().any(|key| pending.contains(key)) {
+                // Another sequence computes the same block in this step: wait, and share it.
+                spans.push(Span::default());
+                continue;
+            }
+            prefill.spend(canvas, blocks);
+            pending.extend(keys);
+            spans.push(sequence.plan(canvas, &mut self.table, rows, blocks));
+        }
+        Ok(())
+    }
+
+    fn step_by(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
+        self.plan(batch, plan)?;
+        let Plan { rows, spans, .. } = plan;
+        let hidden = self.forward(batch, rows, spans)?;
+        // All choices before the first commit: a canvas whose logits are unusable does not spoil the step of others.
+        let choices = self.choose(batch, spans)?;
+        for ((canvas, span), choices) in batch.iter_mut().zip(spans.iter()).zip(choices) {
+            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            sequence.finish_blocks(canvas, &mut self.table, span);
+            if !span.masked.is_empty() {
+                canvas.commit(&choices);
+            }
+        }
+        let profile = self.model.backbone().profile();
+        profile.time(Part::Attribution, || self.attribute(batch, &hidden, spans))
+    }
+
+    /// What each canvas commits, from `self.logits`.
+    fn choose(&mut self, batch: &[&mut Canvas], spans: &[Span]) -> Result<Vec<Vec<Choice>>> {
+        let vocab = self.model.info().config.vocab_size;
+        let profile = self.model.backbone().profile();
+        let mut rest = self.logits.as_mut_slice();
+        let of_one = |(canvas, span): (&&mut Canvas, &Span)| {
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(span.rows() * vocab);
+            let (conditional, unconditional) = own.split_at_mut(span.masked.len() * vocab);
+            rest = after;
+            let unconditional = span.guided.then_some(&*unconditional);
+            decode::choose(canvas, &span.masked, conditional, unconditional)
+        };
+        profile.time(Part::Sampling, || batch.iter().zip(spans).map(of_one).collect())
     }
 
     /// Runs the rows of all spans and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
@@ -165,7 +237,13 @@ impl Runtime {
 
 impl Denoiser for Runtime {
     fn limits(&self) -> Limits {
-        Limits { canvas: CanvasSpec::of(&self.model.info().config), pages: self.table.page_use().total }
+        let (config, compute) = (&self.model.info().config, self.model.backbone().compute());
+        Limits {
+            canvas: CanvasSpec::of(config),
+            pages: self.table.page_use().total,
+            prefill_rows: PREFILL_BLOCKS * config.diff_block_size,
+            page_bytes: KvPool::page_bytes(config, compute),
+        }
     }
 
     fn admit(&mut self, canvas: &mut Canvas) -> Result<bool> {
@@ -178,46 +256,20 @@ impl Denoiser for Runtime {
     }
 
     fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()> {
-        let mut rows = PagedBatch::default();
-        let mut spans = Vec::with_capacity(batch.len());
-        let mut pending = HashSet::new();
-        for canvas in batch.iter_mut() {
-            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
-            let keys = sequence.unfinished_keys(canvas, &mut self.table);
-            if keys.iter().any(|key| pending.contains(key)) {
-                // Another sequence computes the same block in this step: wait, and share it.
-                spans.push(Span::default());
-                continue;
-            }
-            pending.extend(keys);
-            spans.push(sequence.plan(canvas, &mut self.table, &mut rows));
-        }
-        let hidden = self.forward(batch, &rows, &spans)?;
-        let vocab = self.model.info().config.vocab_size;
-        let profile = self.model.backbone().profile();
-        let mut rest = self.logits.as_mut_slice();
-        for (canvas, span) in batch.iter_mut().zip(&spans) {
-            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
-            sequence.finish_blocks(canvas, &mut self.table, span);
-            if span.masked.is_empty() {
-                continue;
-            }
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(span.rows() * vocab);
-            let (conditional, unconditional) = own.split_at_mut(span.masked.len() * vocab);
-            rest = after;
-            profile.time(Part::Sampling, || {
-                let unconditional = span.guided.then_some(&*unconditional);
-                let choices = decode::choose(canvas, &span.masked, conditional, unconditional);
-                canvas.commit(&choices);
-            });
-        }
-        profile.time(Part::Attribution, || self.attribute(batch, &hidden, &spans))
+        let mut plan = std::mem::take(&mut self.plan);
+        let result = self.step_by(batch, &mut plan);
+        self.plan = plan;
+        result
     }
 
     fn release(&mut self, id: CanvasId) {
         if let Some(sequence) = self.sequences.remove(&id) {
             sequence.release(&mut self.table);
         }
+    }
+
+    fn page_use(&self) -> PageUse {
+        self.table.page_use()
     }
 
     fn runtime(&mut self) -> Option<&mut Runtime> {

@@ -6,8 +6,36 @@ use crate::cache::{ChainKey, PageTable};
 use crate::canvas::Canvas;
 use crate::pages_needed;
 
-/// Blocks of a long prompt that one step computes at most: other sequences of the batch wait for them.
-const PREFILL_BLOCKS: usize = 16;
+/// Blocks of prompts that one step computes at most.
+pub(super) const PREFILL_BLOCKS: usize = 16;
+/// Blocks of prompts that one step computes for each sequence that is past its own: about as many as such a sequence
+/// computes itself, so that a long prompt makes its steps at most about twice as long.
+const PREFILL_BLOCKS_BESIDE: usize = 2;
+
+/// Blocks of prompts that a step may still take in.
+pub(super) struct Prefill(usize);
+
+impl Prefill {
+    /// In a step of `batch`.
+    pub(super) fn beside(batch: &[&mut Canvas]) -> Self {
+        match batch.iter().filter(|canvas| !canvas.commits().is_empty()).count() {
+            0 => Self(PREFILL_BLOCKS),
+            running => Self(PREFILL_BLOCKS.min(running * PREFILL_BLOCKS_BESIDE)),
+        }
+    }
+
+    /// `canvas` takes in so many blocks of each of its sequences.
+    pub(super) fn spend(&mut self, canvas: &Canvas, blocks: usize) {
+        if canvas.commits().is_empty() {
+            self.0 = self.0.saturating_sub(blocks * sequences_of(canvas));
+        }
+    }
+}
+
+/// Sequences of a canvas.
+fn sequences_of(canvas: &Canvas) -> usize {
+    if canvas.params().cfg_scale > 0.0 { 2 } else { 1 }
+}
 
 /// An admitted canvas: its own sequence, and under guidance the one with the masked prompt.
 #[derive(Debug)]
@@ -52,30 +80,54 @@ impl Sequence {
         sequence
     }
 
-    /// Takes over blocks that another sequence has finished in the meantime, and returns the keys of those that this
-    /// one would finish in the next step.
-    pub(super) fn unfinished_keys(&mut self, canvas: &mut Canvas, table: &mut PageTable) -> Vec<ChainKey> {
+    /// Takes over blocks that another sequence has finished in the meantime, and returns how many blocks that can no
+    /// longer change each lane may compute in the next step at most; `None` if the step has no room for any.
+    pub(super) fn take_turn(&mut self, canvas: &mut Canvas, table: &mut PageTable, room: &Prefill) -> Option<usize> {
         let final_blocks = final_blocks(canvas);
-        let mut keys = Vec::new();
-        let mut cached = 0;
         let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
         let lanes = [
             Some((&mut self.conditional, canvas.ids())),
             self.unconditional.as_mut().zip(unconditional_ids.as_deref()),
         ];
+        let (mut cached, mut left) = (0, 0);
         for (lane, ids) in lanes.into_iter().flatten() {
             let done = lane.done();
             lane.adopt(ids, final_blocks, table);
             cached += lane.done() - done;
-            let last = final_blocks.min(lane.done() + PREFILL_BLOCKS);
-            keys.extend(lane.pending_keys(ids, last, table));
+            left = left.max(final_blocks.saturating_sub(lane.done()));
         }
         canvas.usage.cached_blocks += cached;
-        keys
+        if !canvas.commits().is_empty() {
+            // Of its own accord it has one such block at most, but injections may change their factors.
+            return Some(PREFILL_BLOCKS);
+        }
+        if left == 0 {
+            return Some(0);
+        }
+        let room = room.0 / sequences_of(canvas);
+        (room > 0).then_some(left.min(room))
     }
 
-    /// Adds the rows of the next step of `canvas` to `batch`.
-    pub(super) fn plan(&mut self, canvas: &mut Canvas, table: &mut PageTable, batch: &mut PagedBatch) -> Span {
+    /// The keys of the blocks that it finishes if the next step computes `blocks` of each lane.
+    pub(super) fn pending_keys(&self, canvas: &Canvas, table: &PageTable, blocks: usize) -> Vec<ChainKey> {
+        let final_blocks = final_blocks(canvas);
+        let keys = |lane: &Lane, ids: &[u32]| lane.pending_keys(ids, final_blocks.min(lane.done() + blocks), table);
+        let mut found = keys(&self.conditional, canvas.ids());
+        if let Some(lane) = &self.unconditional {
+            found.extend(keys(lane, &canvas.unconditional_ids()));
+        }
+        found
+    }
+
+    /// Adds the rows of the next step of `canvas` to `batch`: `blocks` of those that can no longer change, and those
+    /// that still can if these are all.
+    pub(super) fn plan(
+        &mut self,
+        canvas: &mut Canvas,
+        table: &mut PageTable,
+        batch: &mut PagedBatch,
+        blocks: usize,
+    ) -> Span {
         let mut span = Span { guided: self.unconditional.is_some(), ..Span::default() };
         let alphas = canvas.alphas();
         for lane in [Some(&mut self.conditional), self.unconditional.as_mut()].into_iter().flatten() {
@@ -83,7 +135,7 @@ impl Sequence {
         }
         let final_blocks = final_blocks(canvas);
         let lanes = [Some(&self.conditional), self.unconditional.as_ref()];
-        let ready = lanes.into_iter().flatten().all(|lane| final_blocks.saturating_sub(lane.done()) <= PREFILL_BLOCKS);
+        let ready = lanes.into_iter().flatten().all(|lane| final_blocks.saturating_sub(lane.done()) <= blocks);
         if ready {
             span.masked = canvas.masked();
         }
@@ -97,8 +149,8 @@ impl Sequence {
         let mut usage = canvas.usage;
         for (final_end, lane) in span.final_ends.iter_mut().zip(lanes) {
             let Some((lane, ids)) = lane else { continue };
-            let prefilling = final_blocks.saturating_sub(lane.done());
-            *final_end = lane.done() + prefilling.min(PREFILL_BLOCKS);
+            let prefilling = final_blocks.saturating_sub(lane.done()).min(blocks);
+            *final_end = lane.done() + prefilling;
             let last = if ready { end_block } else { *final_end };
             let before = batch.ids.len();
             lane.push_rows(ids, last, table, batch);
@@ -106,7 +158,7 @@ impl Sequence {
             let rows = batch.ids.len() - before;
             usage.rows += rows;
             if canvas.commits().is_empty() {
-                usage.prefill_rows += prefilling.min(PREFILL_BLOCKS) * self.block_size;
+                usage.prefill_rows += prefilling * self.block_size;
             }
             batch.selected.extend(span.masked.iter().map(|position| {
                 // Blocks before `done` have no rows: the first row of the lane is position `done * S`.

@@ -1,5 +1,6 @@
 //! Embeddings against the recorded ones.
 
+use steerling::Denoiser as _;
 use steerling::Runtime;
 use steerling::embed::{EmbedJob, EmbeddingType, Pooling, TextStates};
 

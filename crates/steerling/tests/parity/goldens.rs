@@ -236,7 +236,7 @@ pub(crate) fn plain_step(model: &Model, canvas: &mut Canvas) -> Vec<Choice> {
     };
     let mut logits = rows(canvas.ids());
     let unconditional = (canvas.params().cfg_scale > 0.0).then(|| rows(&canvas.unconditional_ids()));
-    let choices = steerling::decode::choose(canvas, &masked, &mut logits, unconditional.as_deref());
+    let choices = steerling::decode::choose(canvas, &masked, &mut logits, unconditional.as_deref()).unwrap();
     canvas.commit(&choices);
     choices
 }

@@ -1,5 +1,6 @@
 //! Likelihoods against the recorded ones, and the methods against one another.
 
+use steerling::Denoiser as _;
 use steerling::Runtime;
 use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams};
 

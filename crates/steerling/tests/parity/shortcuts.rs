@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use steerling::config::{Config, MlpKind, NormKind, NormOrder};
 use steerling::params::{Align, GenerateParams};
-use steerling::steer::SteeringSpec;
-use steerling::{Canvas, CanvasSpec, Denoiser, Runtime};
+use steerling::steer::{Injection, Schedule, Steering, SteeringSpec};
+use steerling::{Canvas, CanvasSpec, Denoiser, Error, Runtime};
 
 use crate::goldens;
 use crate::steering::any_steering;
@@ -117,7 +117,60 @@ fn a_long_prompt_is_computed_in_slices() {
     let canvas = Canvas::new(&prompt, params, &CanvasSpec::of(&runtime.info().config)).unwrap();
     let done = compare(&mut runtime, &canvas).unwrap();
     assert_eq!(done.usage.prefill_rows, 2 * 448);
-    assert_eq!(done.usage.forwards, 20 + 1);
+    // 16 blocks a step, 8 of each sequence; the last 4 share the first step that commits.
+    assert_eq!(done.usage.forwards, 20 + 3);
+}
+
+/// A long prompt that arrives beside a running sequence takes no more rows of a step than that computes itself.
+#[test]
+fn a_long_prompt_leaves_running_sequences_their_pace() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 4);
+    let spec = CanvasSpec::of(&runtime.info().config);
+    let canvas = |prompt: usize| {
+        let ids: Vec<u32> = (0..prompt as u32).map(|i| (i * 7 + 3) % 500).collect();
+        let params = GenerateParams { max_new_tokens: 40, ..GenerateParams::default() };
+        Canvas::new(&ids, params, &spec).unwrap()
+    };
+    let (mut running, mut long) = (canvas(5), canvas(16 * 14));
+    assert!(runtime.admit(&mut running).unwrap() && runtime.admit(&mut long).unwrap());
+    runtime.step(&mut [&mut running]).unwrap();
+    let mut steps = 0;
+    while long.commits().is_empty() {
+        let (before, commits) = (long.usage.rows, running.commits().len());
+        runtime.step(&mut [&mut running, &mut long]).unwrap();
+        assert_eq!(running.commits().len(), commits + 1, "it commits in every step");
+        // Two blocks of the prompt, and with the last of them the block being unmasked.
+        assert!(long.usage.rows - before <= 16 * 3, "{}", long.usage.rows - before);
+        steps += 1;
+    }
+    assert_eq!(steps, 7);
+}
+
+/// Logits that are no numbers name their canvas, and neither commit anything nor harm the others.
+#[test]
+fn unusable_logits_stop_their_own_canvas_only() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 4);
+    let spec = CanvasSpec::of(&runtime.info().config);
+    let params = GenerateParams { max_new_tokens: 20, ..GenerateParams::default() };
+    let healthy = Canvas::new(&[1, 2, 3], params.clone(), &spec).unwrap();
+    let mut alone = healthy.clone();
+    goldens::run(&mut goldens::runtime(goldens::model("nano"), 1), &mut alone);
+    let direction = vec![1.0; runtime.info().config.n_embd];
+    let injection = Injection { direction, alpha: f32::MAX, peak: 1.0, inject_layer: 1, schedule: Schedule::Fixed };
+    let steering = Arc::new(Steering { injections: vec![injection], ..Steering::default() });
+    let mut broken = Canvas::new(&[4, 5], params, &spec).unwrap().steered(steering);
+    let mut healthy = healthy;
+    assert!(runtime.admit(&mut broken).unwrap() && runtime.admit(&mut healthy).unwrap());
+    let error = runtime.step(&mut [&mut broken, &mut healthy]).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { canvas, position: 2 } if canvas == broken.id()), "{error}");
+    assert!(broken.commits().is_empty() && healthy.commits().is_empty());
+    runtime.release(broken.id());
+    while healthy.finish_reason().is_none() {
+        runtime.step(&mut [&mut healthy]).unwrap();
+    }
+    runtime.release(healthy.id());
+    assert_eq!(healthy.commits(), alone.commits());
+    assert_eq!(runtime.page_use().active, 0);
 }
 
 /// Beyond the prompt, a step computes the attention blocks it can change, and each finished block once more.

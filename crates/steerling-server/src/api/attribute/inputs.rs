@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::Explaining;
 use super::request::{InputsRequest, MethodBody, RuleBody};
+use crate::engine::WorkKind;
 use crate::error::ApiError;
 
 /// What each token that the model saw did for each committed one.
@@ -74,7 +75,7 @@ pub(super) async fn attribute(job: &Explaining, request: &InputsRequest, trace: 
     let mut inputs: Option<InputJob> = None;
     let work = {
         let trace = trace.clone();
-        job.places.run(job.deadline, move |runtime| {
+        job.places.run(WorkKind::Attribute, job.deadline, move |runtime| {
             let inputs = match &mut inputs {
                 Some(inputs) => inputs,
                 none => {

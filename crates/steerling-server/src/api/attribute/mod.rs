@@ -68,12 +68,12 @@ pub(crate) async fn attribute(
     Extension(request_id): Extension<RequestId>,
     Json(mut body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
     let model = state.model()?;
     let given: Vec<String> = body.keys().filter(|name| !FIELDS.contains(&name.as_str())).cloned().collect();
     request::set_defaults(&mut body);
     let (fields, request) = extract::split(body, FIELDS)?;
     let request = AttributeRequest { request, fields };
+    let deadline = state.deadline(request.request.timeout_ms)?;
     let (streamed, format) = (request.request.stream, request.fields.format);
     let wanted = {
         let model = model.clone();

@@ -9,6 +9,7 @@ use super::Explaining;
 use crate::api::attribution::{Attribution, AttributionRequest};
 use crate::api::generate::answer::{GenerateResult, Replayed};
 use crate::api::steering::Recipe;
+use crate::engine::WorkKind;
 use crate::error::ApiError;
 
 /// A trace and what is wanted of it.
@@ -78,7 +79,7 @@ impl Replay {
     async fn attributions(&self, job: &Explaining) -> Result<Vec<TokenAttribution>, ApiError> {
         let (trace, steering) = (self.trace.clone(), job.steering.clone());
         let mut replay: Option<ReplayJob> = None;
-        let work = job.places.run(job.deadline, move |runtime| {
+        let work = job.places.run(WorkKind::Attribute, job.deadline, move |runtime| {
             let replay = replay.get_or_insert_with(|| ReplayJob::new(&trace, steering.clone(), runtime.model()));
             replay.advance(runtime)
         })?;

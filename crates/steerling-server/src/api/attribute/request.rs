@@ -21,7 +21,7 @@ const MAX_NEW_TOKENS: usize = 128;
 /// The names of [`AttributeFields`].
 pub(super) const FIELDS: &[&str] = &["trace", "concepts", "inputs", "chunks", "format"];
 /// Generation fields that a trace leaves a meaning to.
-const WITH_TRACE: &[&str] = &["steering", "stop_tokens", "cfg_scale", "stream"];
+const WITH_TRACE: &[&str] = &["steering", "stop_tokens", "cfg_scale", "timeout_ms", "stream"];
 
 /// A generation to explain.
 pub(crate) struct AttributeRequest {

@@ -4,7 +4,6 @@ pub(crate) mod query;
 pub(crate) mod texts;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
@@ -16,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::concept::ConceptBody;
 use super::{AppState, in_background};
-use crate::engine::Model;
+use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
 use crate::openapi::{Compute, Internal, InvalidQuery, NotReady, UnknownConcept};
 use query::Params;
@@ -223,7 +222,7 @@ pub(crate) async fn tokens(
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<Answer<ConceptTokens>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(None)?;
     let model = with_concepts(&state)?;
     let k = params.count("k", 15, MAX_LIMIT)?;
     let negative = params.word("sign", &[("positive", false), ("negative", true)])?.unwrap_or(false);
@@ -231,7 +230,7 @@ pub(crate) async fn tokens(
     let concept = of_path(&model.catalog, &name)?;
     let key = key(&concept);
     let work = move |runtime: &mut Runtime| runtime.model().concept_top_tokens(key, k, negative).map(Some);
-    let top = state.engine.run(deadline, work)?.await?;
+    let top = state.engine.run(WorkKind::Concepts, deadline, work)?.await?;
     let token = |(id, alignment): (u32, f32)| AlignedToken { id, text: model.tokenizer.token_text(id), alignment };
     Ok(Answer(ConceptTokens {
         concept: concept.into(),
@@ -255,7 +254,7 @@ pub(crate) async fn neighbors(
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<Answer<ConceptNeighbors>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(None)?;
     let model = with_concepts(&state)?;
     let k = params.count("k", 20, MAX_LIMIT)?;
     params.end()?;
@@ -263,7 +262,7 @@ pub(crate) async fn neighbors(
     let concept = of_path(catalog, &name)?;
     let key = key(&concept);
     let work = move |runtime: &mut Runtime| runtime.model().concept_neighbors(key, k).map(Some);
-    let found = state.engine.run(deadline, work)?.await?;
+    let found = state.engine.run(WorkKind::Concepts, deadline, work)?.await?;
     let neighbor = |(key, similarity)| {
         catalog.get(id(catalog, key)).map(|concept| Neighbor { concept: concept.into(), similarity })
     };

@@ -1,11 +1,9 @@
 //! `POST /concepts/detect` and `POST /concepts/contrast`: which concepts a text has, and which set two sets apart.
 
-use std::collections::HashMap;
-use std::time::Instant;
-
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use steerling::embed::Pooling;
 use utoipa::ToSchema;
 
@@ -38,6 +36,10 @@ pub(crate) struct DetectRequest {
     /// What an item is.
     #[serde(default)]
     level: Level,
+    /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
+    /// of `/info`). Null: that.
+    #[schema(minimum = 1)]
+    timeout_ms: Option<u64>,
 }
 
 /// What an item is.
@@ -101,6 +103,10 @@ pub(crate) struct ContrastRequest {
     #[serde(default = "twenty")]
     #[schema(default = 20, minimum = 1, maximum = 1000)]
     top_k: usize,
+    /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
+    /// of `/info`). Null: that.
+    #[schema(minimum = 1)]
+    timeout_ms: Option<u64>,
 }
 
 /// The concepts that set two sets of texts apart.
@@ -141,10 +147,10 @@ pub(crate) async fn detect(
     State(state): State<AppState>,
     Json(request): Json<DetectRequest>,
 ) -> Result<Answer<DetectResult>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(request.timeout_ms)?;
     let model = with_concepts(&state)?;
     check_count(request.top_k, MAX_LIMIT, "top_k")?;
-    let DetectRequest { text, top_k, level } = request;
+    let DetectRequest { text, top_k, level, .. } = request;
     let ids = {
         let model = model.clone();
         in_background(move || encode(&model, &text, "text")).await?
@@ -187,9 +193,9 @@ pub(crate) async fn contrast(
     State(state): State<AppState>,
     Json(request): Json<ContrastRequest>,
 ) -> Result<Answer<ContrastResult>, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(request.timeout_ms)?;
     let model = with_concepts(&state)?;
-    let ContrastRequest { a, b, top_k } = request;
+    let ContrastRequest { a, b, top_k, .. } = request;
     check_count(top_k, MAX_LIMIT, "top_k")?;
     check_count(a.len(), MAX_TEXTS, "a")?;
     check_count(b.len(), MAX_TEXTS, "b")?;

@@ -4,7 +4,6 @@ pub(crate) mod answer;
 pub(crate) mod request;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::Json as Answer;
@@ -42,7 +41,7 @@ pub(crate) async fn generate(
     Extension(request_id): Extension<RequestId>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
+    let deadline = state.deadline(request.timeout_ms)?;
     let model = state.model()?;
     let streamed = request.stream;
     let prepared = prepare(request, model).await?;

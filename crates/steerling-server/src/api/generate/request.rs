@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::answer::StartEvent;
 use crate::api::attribution::AttributionRequest;
 use crate::api::steering::{Recipe, SteeringRequest};
-use crate::engine::Model;
+use crate::engine::{Model, Priority};
 use crate::error::ApiError;
 
 /// Said in every answer of a model with random weights.
@@ -71,6 +71,12 @@ pub(crate) struct GenerateRequest {
     /// Return all commits, in order.
     #[schema(default = false)]
     return_trace: bool,
+    /// Who waits for whom in the queue.
+    priority: PriorityRequest,
+    /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
+    /// of `/info`). Null: that.
+    #[schema(minimum = 1)]
+    pub(crate) timeout_ms: Option<u64>,
     /// Answer with server-sent events.
     #[schema(default = false)]
     pub(crate) stream: bool,
@@ -112,6 +118,17 @@ enum DecodingRequest {
     EntropyBound { gamma: f32 },
     /// Not supported by this build.
     Lossless { drafts: usize },
+}
+
+/// Who waits for whom in the queue.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum PriorityRequest {
+    /// First come, first served.
+    #[default]
+    Normal,
+    /// Behind all that is `normal`, though not for ever: for work that nobody waits for, such as evaluations.
+    Low,
 }
 
 /// Where generation blocks are cut.
@@ -156,6 +173,8 @@ impl Default for GenerateRequest {
             steering: None,
             attribution: None,
             return_trace: false,
+            priority: PriorityRequest::Normal,
+            timeout_ms: None,
             stream: false,
             stream_every: 1,
         }
@@ -169,6 +188,7 @@ pub(crate) struct Prepared {
     params: GenerateParams,
     /// What it is steered by, before the model has resolved it.
     pub(crate) recipe: Option<Recipe>,
+    pub(crate) priority: Priority,
     pub(crate) head: Head,
 }
 
@@ -246,7 +266,11 @@ impl GenerateRequest {
             stream_every: self.stream_every,
             attribution: self.attribution,
         };
-        Ok(Prepared { prompt, params, recipe, head })
+        let priority = match self.priority {
+            PriorityRequest::Normal => Priority::Normal,
+            PriorityRequest::Low => Priority::Low,
+        };
+        Ok(Prepared { prompt, params, recipe, priority, head })
     }
 
     /// What later builds do is refused, never ignored.

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::{Kind, Summarising};
 use crate::api::lanes::Ended;
+use crate::engine::WorkKind;
 use crate::error::ApiError;
 
 /// Rows of the concept heads at a time: all scores of a row are held at once.
@@ -113,7 +114,7 @@ async fn weights(job: &Summarising, ended: &[Ended]) -> Result<Vec<Option<f64>>,
     let named = (known.len() + unknown.len()) as f64;
     let mut evaluation = Evaluation::new(probes);
     let mut rows: Vec<f64> = Vec::new();
-    let work = job.places.run(job.deadline, move |runtime: &mut Runtime| {
+    let work = job.places.run(WorkKind::Steer, job.deadline, move |runtime: &mut Runtime| {
         let Some(hidden) = evaluation.advance(runtime)? else { return Ok(Some(std::mem::take(&mut rows))) };
         let Some(heads) = runtime.model().heads() else { return Ok(Some(Vec::new())) };
         let n = hidden.dim(0)?;

@@ -20,7 +20,7 @@ use super::concept::ConceptBody;
 use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
 use super::steering::{EpsilonBody, Recipe, ScheduleBody};
-use crate::engine::{Model, Places};
+use crate::engine::{Model, Places, WorkKind};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
@@ -146,10 +146,10 @@ pub(crate) async fn steer(
     Extension(request_id): Extension<RequestId>,
     Json(body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let deadline = Instant::now() + state.options.timeout;
     let model = state.model()?;
     let (fields, request) = extract::split(body, FIELDS)?;
     let request = SteerRequest { request, fields };
+    let deadline = state.deadline(request.request.timeout_ms)?;
     let streamed = request.request.stream;
     let plan = {
         let model = model.clone();
@@ -191,7 +191,7 @@ impl Summarising {
     async fn top_tokens(&self) -> Result<Vec<Vec<(u32, f32)>>, ApiError> {
         let steering = self.steered.clone();
         let mut found = Vec::new();
-        let work = self.places.run(self.deadline, move |runtime| {
+        let work = self.places.run(WorkKind::Steer, self.deadline, move |runtime| {
             let Some(injection) = steering.injections.get(found.len()) else {
                 return Ok(Some(std::mem::take(&mut found)));
             };
