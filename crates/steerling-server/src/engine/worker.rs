@@ -41,6 +41,8 @@ pub(super) struct Worker<B> {
     tasks: VecDeque<Box<dyn Task>>,
     drain_until: Option<Instant>,
     pace: Pace,
+    /// Of the last step.
+    last_rows: usize,
     /// Halved when the device runs out of memory.
     most_active: usize,
     faults: Record,
@@ -67,7 +69,7 @@ where
         let most_active = shared.options.max_active.unwrap_or(jobs).clamp(1, jobs);
         let faults = Record::new(shared.options.max_faults);
         let (tasks, pace) = (VecDeque::new(), Pace::default());
-        Self { build, shared, commands, schedule, tasks, drain_until: None, pace, most_active, faults }
+        Self { build, shared, commands, schedule, tasks, drain_until: None, pace, last_rows: 0, most_active, faults }
     }
 
     pub(super) fn run(mut self) {
@@ -235,6 +237,7 @@ where
         metrics.step_seconds.record(time);
         metrics.step_rows.record(rows as f64);
         metrics.step_sequences.record(sequences as f64);
+        self.last_rows = rows;
         self.pace.observe(sequences, rows, time.as_secs_f64());
     }
 
@@ -251,7 +254,14 @@ where
 
     /// One slice of the task whose turn it is, so that running generations keep their pace; of every task if none runs.
     fn advance_tasks(&mut self, denoiser: &mut D) {
-        let slices = if self.schedule.active_len() > 0 { 1 } else { self.tasks.len() };
+        if self.tasks.is_empty() {
+            return;
+        }
+        let beside = self.schedule.active_len() > 0;
+        if let Some(runtime) = denoiser.runtime() {
+            runtime.share_with(beside.then_some(self.last_rows));
+        }
+        let slices = if beside { 1 } else { self.tasks.len() };
         for _ in 0..slices {
             let Some(mut task) = self.tasks.pop_front() else { break };
             let (kind, started) = (task.kind(), Instant::now());

@@ -11,9 +11,6 @@ use crate::backbone::PagedBatch;
 use crate::steer::Steering;
 use crate::{Error, Result};
 
-/// Rows of one forward, unless a single sequence cannot be cut.
-const ROWS: usize = 1024;
-
 /// A sequence to look at.
 #[derive(Debug, Clone)]
 pub struct Probe {
@@ -69,7 +66,8 @@ impl Evaluation {
         let mut lanes: Vec<(usize, Lane, usize, usize)> = Vec::new();
         let mut pending = HashSet::new();
         let (mut at, mut delivered) = (self.at, self.delivered);
-        while at < self.probes.len() && batch.ids.len() < ROWS {
+        let rows = runtime.slice_rows;
+        while at < self.probes.len() && batch.ids.len() < rows {
             let probe = &self.probes[at];
             let s = runtime.block_size();
             let Some(end) = probe.positions.last().map(|last| last / s + 1) else {
@@ -91,7 +89,7 @@ impl Evaluation {
                 break;
             }
             pending.extend(keys);
-            let room = (ROWS - batch.ids.len()).div_ceil(s).max(1);
+            let room = (rows - batch.ids.len()).div_ceil(s).max(1);
             // Blocks that cannot be shared are not kept between forwards: such a sequence is not cut.
             let last = if end > lane.private_from() { end } else { end.min(lane.done() + room) };
             let first_row = batch.ids.len();

@@ -34,7 +34,14 @@ pub struct Runtime {
     logits: Vec<f32>,
     /// As is what a step is planned in.
     plan: Plan,
+    /// Rows of a forward of an [`Evaluation`], unless a single sequence cannot be cut.
+    slice_rows: usize,
 }
+
+/// Rows of a forward of an [`Evaluation`] that runs alone.
+const SLICE_ROWS: usize = 1024;
+/// And of one beside short steps, at least: fewer would cost more than they spare.
+const FEWEST_SLICE_ROWS: usize = 64;
 
 /// What the next forward computes, and for whom.
 #[derive(Default)]
@@ -81,6 +88,7 @@ impl Runtime {
             sequences: HashMap::new(),
             logits: Vec::new(),
             plan: Plan::default(),
+            slice_rows: SLICE_ROWS,
         })
     }
 
@@ -92,6 +100,12 @@ impl Runtime {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         self.model.info()
+    }
+
+    /// From now on other work takes turns with steps of about `rows` rows, and its forwards are to be no longer;
+    /// `None` if it has the device for itself.
+    pub fn share_with(&mut self, rows: Option<usize>) {
+        self.slice_rows = rows.map_or(SLICE_ROWS, |rows| rows.clamp(FEWEST_SLICE_ROWS, SLICE_ROWS));
     }
 
     /// The model's tokenizer.

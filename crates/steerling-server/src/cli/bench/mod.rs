@@ -1,6 +1,7 @@
-//! `steerling bench`: what a step costs, and where the time goes.
+//! `steerling bench`: what a step costs, and where the time goes; with `--url`, what a running server does with load.
 
 mod explain;
+mod load;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,9 +14,12 @@ use steerling::{
     Canvas, Denoiser, DeviceChoice, DtypeChoice, GenerateParams, Limits, ModelSource, Runtime, RuntimeOptions,
 };
 
-/// Measure denoising steps on this machine.
+/// Measure denoising steps on this machine, or put load on a running server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
+    /// Load on a running server.
+    #[command(flatten)]
+    load: load::LoadArgs,
     /// Directory of the checkpoint to measure.
     #[arg(long, env = "STEERLING_MODEL", conflicts_with = "preset")]
     model: Option<PathBuf>,
@@ -101,6 +105,9 @@ struct Quantiles {
 /// # Errors
 /// If the model cannot be loaded, a sequence does not fit, or the report cannot be written.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(url) = &args.load.url {
+        return load::run(&args.load, url, args.json.as_ref());
+    }
     let source = match &args.model {
         Some(dir) => ModelSource::Directory(dir.clone()),
         None => ModelSource::Synthetic { preset: args.preset, seed: 0 },

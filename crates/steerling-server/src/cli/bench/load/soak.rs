@@ -1,0 +1,180 @@
+//! What a long run must show: memory that stays, places that come back, streams that end once, no failure unasked.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::stats::Stats;
+
+/// Growth of resident memory after the warm-up that is still flat.
+const FLAT: f64 = 0.05;
+/// Time that everything has to come back to zero after the last answer.
+const SETTLE: Duration = Duration::from_secs(30);
+/// Series that are zero when nobody asks for anything.
+const RESTING: [&str; 5] = [
+    "steerling_places_used",
+    r#"steerling_jobs{state="active"}"#,
+    r#"steerling_jobs{state="waiting"}"#,
+    r#"steerling_kv_pages{state="active"}"#,
+    "steerling_kv_pages_reserved",
+];
+
+/// Memory of a process, over time.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// One for each process that answered, by its start.
+    processes: Vec<(f64, Vec<f64>)>,
+}
+
+/// What a soak found.
+#[derive(Debug, Serialize)]
+pub(super) struct Verdict {
+    pub(super) passed: bool,
+    /// Of each process that served long enough: the middle of its memory in the second and in the last third, in MiB.
+    memory_mib: Vec<(f64, f64)>,
+    /// Everything that was not as it must be.
+    problems: Vec<String>,
+}
+
+/// What a soak forgives, because it was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forgiven {
+    /// Steps fail on purpose.
+    pub(super) faults: bool,
+    /// The server is drained and started again.
+    pub(super) restart: bool,
+}
+
+/// The value of a series in the text of the metrics.
+fn value(text: &str, series: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+impl Watch {
+    /// Notes the memory that the metrics tell.
+    pub(super) fn note(&mut self, metrics: &str) {
+        let (Some(start), Some(memory)) =
+            (value(metrics, "process_start_time_seconds"), value(metrics, "process_resident_memory_bytes"))
+        else {
+            return;
+        };
+        match self.processes.last_mut() {
+            Some((known, samples)) if *known == start => samples.push(memory),
+            _ => self.processes.push((start, vec![memory])),
+        }
+    }
+
+    /// The middle of the second and of the last third of each process's samples, in MiB.
+    fn thirds(&self) -> Vec<(f64, f64)> {
+        let median = |samples: &[f64]| {
+            let mut sorted = samples.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            sorted[sorted.len() / 2] / f64::from(1 << 20)
+        };
+        let long = self.processes.iter().filter(|(_, samples)| samples.len() >= 9);
+        long.map(|(_, samples)| {
+            let third = samples.len() / 3;
+            (median(&samples[third..2 * third]), median(&samples[2 * third..]))
+        })
+        .collect()
+    }
+
+    /// Judges the run, after waiting until the server has come to rest.
+    pub(super) async fn judge(self, client: &reqwest::Client, url: &str, stats: &Stats, forgiven: Forgiven) -> Verdict {
+        let mut problems: Vec<String> = Vec::new();
+        let memory_mib = self.thirds();
+        for (before, after) in &memory_mib {
+            if *after > before * (1.0 + FLAT) {
+                problems.push(format!("memory grew from {before:.0} to {after:.0} MiB"));
+            }
+        }
+        if self.processes.is_empty() {
+            problems.push("the server tells no memory".to_owned());
+        }
+        for (failure, n) in &stats.failures {
+            let faults = ["error internal", "status 500"].contains(&failure.as_str());
+            let restart = ["error shutting_down", "status 503", "unreachable"].contains(&failure.as_str());
+            // While the model is loaded again nothing is taken.
+            let reload = failure == "status 503";
+            if !(forgiven.faults && (faults || reload) || forgiven.restart && restart || failure == "status 429") {
+                problems.push(format!("{n} × {failure}"));
+            }
+        }
+        if stats.without_retry_after > 0 {
+            problems.push(format!("{} refusals without retry-after", stats.without_retry_after));
+        }
+        problems.extend(unrest(client, url).await);
+        Verdict { passed: problems.is_empty(), memory_mib, problems }
+    }
+}
+
+/// What has not come back to zero.
+async fn unrest(client: &reqwest::Client, url: &str) -> Vec<String> {
+    let started = Instant::now();
+    loop {
+        let busy: Vec<String> = match metrics(client, url).await {
+            None => vec!["the server does not answer".to_owned()],
+            Some(text) => RESTING
+                .iter()
+                .filter_map(|series| match value(&text, series) {
+                    Some(0.0) => None,
+                    Some(n) => Some(format!("{series} is {n} at the end")),
+                    None => Some(format!("{series} is missing")),
+                })
+                .collect(),
+        };
+        if busy.is_empty() || started.elapsed() > SETTLE {
+            return busy;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// The text of the metrics, if the server answers.
+pub(super) async fn metrics(client: &reqwest::Client, url: &str) -> Option<String> {
+    let answer = client.get(format!("{url}/metrics")).timeout(Duration::from_secs(5)).send().await.ok()?;
+    answer.error_for_status().ok()?.text().await.ok()
+}
+
+impl Verdict {
+    pub(super) fn table(&self) -> String {
+        let mut text = String::from("\n");
+        for (before, after) in &self.memory_mib {
+            text +=
+                &format!("memory {before:.1} MiB, later {after:.1} MiB ({:+.1} %)\n", (after / before - 1.0) * 100.0);
+        }
+        for problem in &self.problems {
+            text += &format!("PROBLEM: {problem}\n");
+        }
+        text += if self.passed { "soak passed\n" } else { "soak failed\n" };
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_compared_within_a_process() {
+        let mut watch = Watch::default();
+        let text = |start: u32, mib: u32| {
+            format!("process_start_time_seconds {start}\nprocess_resident_memory_bytes {}\n", mib << 20)
+        };
+        (0..9).for_each(|_| watch.note(&text(1, 500)));
+        for mib in [10, 20, 30, 100, 100, 100, 104, 104, 104] {
+            watch.note(&text(2, mib));
+        }
+        watch.note(&text(3, 9000));
+        assert_eq!(watch.thirds(), [(500.0, 500.0), (100.0, 104.0)]);
+    }
+
+    #[test]
+    fn a_series_is_found_by_its_whole_name() {
+        let text = "# HELP a b\na_total{x=\"1\"} 3\na 4\n";
+        assert_eq!(value(text, "a"), Some(4.0));
+        assert_eq!(value(text, r#"a_total{x="1"}"#), Some(3.0));
+        assert_eq!(value(text, "b"), None);
+    }
+}
