@@ -17,7 +17,7 @@ echo "== lint"
 cargo clippy --release --workspace --all-targets --locked -- -D warnings
 echo "== test"
 cargo test --release --workspace --locked
-echo "== soak: the whole program with faults on purpose"
-cargo test --release -p steerling-server --features fault-injection --test soak --locked
+echo "== the whole program with faults on purpose, and with a collector of spans"
+cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
 echo "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked

@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> anyhow::Result<()> {
-    telemetry::init(options.log_format).map_err(anyhow::Error::from_boxed).context("starting the log")?;
+    let _telemetry =
+        telemetry::init(options.log_format).map_err(anyhow::Error::from_boxed).context("starting the log")?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(options))
 }
 

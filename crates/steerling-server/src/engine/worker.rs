@@ -146,6 +146,7 @@ where
 
     fn serve(&mut self, mut denoiser: D) -> End {
         self.tell_pages(&denoiser);
+        self.limit_next();
         while self.receive() {
             let (fault, message) = match catch_unwind(AssertUnwindSafe(|| self.tick(&mut denoiser))) {
                 Ok(Ok(())) => continue,

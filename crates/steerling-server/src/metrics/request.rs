@@ -141,7 +141,9 @@ impl HttpBody for MeasuredBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        // What a stream has to say while it goes on belongs to its request as well.
+        let span = self.measured.span.clone();
+        let frame = std::task::ready!(span.in_scope(|| Pin::new(&mut self.body).poll_frame(context)));
         // A body of known length is not asked again after its last byte.
         if frame.is_none() || self.body.is_end_stream() {
             self.ended();
