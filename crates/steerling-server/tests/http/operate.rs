@@ -207,3 +207,43 @@ async fn low_priority_waits_for_normal_priority() {
     drop(running);
     assert!(normal.await.unwrap() < low.await.unwrap());
 }
+
+#[tokio::test]
+async fn a_text_is_the_same_alone_and_under_load_in_any_order() {
+    let all = ServiceOptions { max_batch: 8, max_queue: 64, ..options() };
+    let server = Server::nano(all.clone()).await;
+    // Short and long prompts, shared beginnings, guidance, few and many steps, an attribution.
+    let bodies: Vec<Value> = (0..50)
+        .map(|n: u64| {
+            let shared: Vec<u64> = (0..40).map(|i| (i * 7 + 3) % 500).collect();
+            let own = (0..n * 3 % 70).map(|i| (i * 11 + n) % 500);
+            let prompt: Vec<u64> = if n % 2 == 0 { shared.into_iter().chain(own).collect() } else { own.collect() };
+            let steps = if n % 3 == 0 { json!(7) } else { Value::Null };
+            json!({"prompt": prompt, "max_new_tokens": 20 + n % 30, "steps": steps, "seed": n,
+                "cfg_scale": if n % 5 == 0 { 0.5 } else { 0.0 }, "priority": if n % 7 == 0 { "low" } else { "normal" },
+                "attribution": if n % 5 == 1 { json!({"top_known": 2, "top_unknown": 2}) } else { Value::Null }})
+        })
+        .collect();
+    let ask = |server: &Server, body: &Value| {
+        let request = server.client.post(format!("{}/generate", server.url)).json(body);
+        async move {
+            let answer: Value = request.send().await.unwrap().json().await.unwrap();
+            assert!(answer["error"].is_null(), "{answer}");
+            (answer["text"].clone(), answer["token_ids"].clone(), answer["attribution"].clone())
+        }
+    };
+    let mut alone = Vec::new();
+    for body in &bodies {
+        alone.push(ask(&server, body).await);
+    }
+    // With cached pages, and without; few in a step, and many.
+    let few = Server::nano(ServiceOptions { max_active: Active::AtMost(3), ..all }).await;
+    for server in [server, few] {
+        let order = (0..bodies.len()).map(|i| i * 37 % bodies.len());
+        let answers: Vec<_> = order.map(|i| (i, tokio::spawn(ask(&server, &bodies[i])))).collect();
+        for (i, answer) in answers {
+            assert_eq!(answer.await.unwrap(), alone[i], "request {i}");
+        }
+        assert!(server.metric("steerling_prefix_hits_total").await > 0.0);
+    }
+}

@@ -1,5 +1,6 @@
 //! Choice of a token from one row of logits: entropy sampling, nucleus, argmax.
 
+use crate::kernels::scratch::{Scratch, scratch};
 use crate::kernels::softmax::{RowStats, exp_shifted, row_stats};
 use crate::params::GenerateParams;
 
@@ -87,7 +88,8 @@ impl Sampler {
     /// Ids and probabilities of the nucleus at `temperature`, most probable first, not renormalised: tokens while the
     /// mass before them is at most `top_p`, and always the first.
     pub fn nucleus(&self, logits: &[f32], stats: &RowStats, temperature: f32) -> Vec<(u32, f32)> {
-        let scaled: Vec<f32> = logits.iter().map(|l| l / temperature).collect();
+        let mut scaled = scratch(logits.len());
+        scaled.iter_mut().zip(logits).for_each(|(scaled, logit)| *scaled = logit / temperature);
         let scaled_stats = match row_stats(&scaled, scaled.len()).as_slice() {
             [stats] => *stats,
             _ => *stats,
@@ -102,13 +104,11 @@ impl Sampler {
 }
 
 /// `exp(l - max) / sum_exp`.
-fn softmax(logits: &[f32], stats: &RowStats) -> Vec<f32> {
-    let mut probabilities = vec![0.0; logits.len()];
+fn softmax(logits: &[f32], stats: &RowStats) -> Scratch {
+    let mut probabilities = scratch(logits.len());
     exp_shifted(logits, stats.max, &mut probabilities);
     let scale = 1.0 / stats.sum_exp;
-    for p in &mut probabilities {
-        *p *= scale;
-    }
+    probabilities.iter_mut().for_each(|p| *p *= scale);
     probabilities
 }
 

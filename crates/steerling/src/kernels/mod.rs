@@ -13,7 +13,7 @@ mod norm;
 pub mod pointwise;
 mod qkv;
 mod rows;
-mod scratch;
+pub(crate) mod scratch;
 pub mod softmax;
 mod tile;
 pub mod topk;

@@ -8,13 +8,13 @@ thread_local! {
 }
 
 /// A borrowed buffer; it goes back to the thread that drops it.
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     buffer: Vec<f32>,
     len: usize,
 }
 
 /// A buffer of `len` numbers with unspecified (earlier) content.
-pub(super) fn scratch(len: usize) -> Scratch {
+pub(crate) fn scratch(len: usize) -> Scratch {
     let mut buffer = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
     if buffer.len() < len {
         buffer.resize(len, 0.0);
