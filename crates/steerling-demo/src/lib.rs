@@ -4,3 +4,4 @@
 
 pub mod concepts;
 pub mod corpus;
+pub mod train;

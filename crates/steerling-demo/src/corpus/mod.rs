@@ -16,7 +16,7 @@ mod tests;
 
 pub(crate) use grammar::vocabulary;
 pub use parse::grammatical_share;
-pub use prompts::{neutral_prompts, primed_prompt};
+pub use prompts::{chunk_with, chunk_without, neutral_prompts, primed_prompt, primed_sentences};
 pub use tagger::{Tags, tag};
 
 use crate::concepts::Labels;

@@ -1,0 +1,197 @@
+//! The training loop: every step, each worker writes its share of the batch and computes its gradients.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use indicatif::ProgressBar;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokenizers::Tokenizer;
+
+use super::batch::Batch;
+use super::data::Writer;
+use super::lift::Lift;
+use super::loss::{self, Loss, Phase};
+use super::model::{Params, demo_config};
+use super::{export, tokenizer};
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// Where the checkpoint goes.
+    pub out: PathBuf,
+    /// Updates of the weights.
+    pub steps: usize,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Their positions.
+    pub length: usize,
+    /// Largest learning rate.
+    pub learning_rate: f64,
+    /// Same seed, same model (on the same processor and number of threads).
+    pub seed: u64,
+    /// Workers; each computes its share of a batch on one thread.
+    pub threads: usize,
+}
+
+/// Shares of the training at which something begins or ends.
+const TEACHER_HOLDS: f64 = 0.15;
+const TEACHER_HALVES: f64 = 0.5;
+const TEACHER_ENDS: f64 = 0.75;
+const STEERING_FROM: f64 = 0.3;
+/// From then on every so many steps is one of steered texts.
+const STEERING_EVERY: usize = 3;
+/// Now and then sequences as long as the context, so that no distance is new to the model.
+const LONG_EVERY: usize = 16;
+/// Positions of a steered text: a prompt, what is generated from it, and the rest of its block.
+const STEERED_LENGTH: usize = 96;
+const WARM_UP: f64 = 100.0;
+const LAST_RATE: f64 = 0.02;
+const LARGEST_GRADIENT: f64 = 1.0;
+
+/// What a worker returns: its gradients, and the losses for the record.
+type Share = (GradStore, Vec<(&'static str, f32)>);
+
+/// Trains and writes the checkpoint; `record` is given each step's losses.
+pub fn train(options: &TrainOptions, device: &Device, record: &mut dyn FnMut(usize, &[(&str, f32)]) -> Result<()>) -> Result<()> {
+    let tokenizer = tokenizer::train()?;
+    let config = demo_config();
+    let lift = Lift::count(&Writer { tokenizer: &tokenizer }, config.vocab_size, device)?;
+    let trainer = Trainer { options, params: Params::new(config, options.seed, device)?, tokenizer, lift, device };
+    let pools = (0..options.threads)
+        .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
+        .collect::<Result<Vec<_>, _>>()?;
+    let (norms, matrices): (Vec<_>, Vec<_>) = trainer.params.vars().partition(|(_, var)| var.rank() == 1);
+    let decay = |vars: Vec<(&str, &Var)>, weight_decay| {
+        let vars = vars.into_iter().map(|(_, var)| var.clone()).collect();
+        AdamW::new(vars, ParamsAdamW { weight_decay, beta2: 0.98, ..ParamsAdamW::default() })
+    };
+    let mut optimizers = [decay(norms, 0.0)?, decay(matrices, 0.05)?];
+    let bar = ProgressBar::new(options.steps as u64);
+    let start = Instant::now();
+    for step in 0..options.steps {
+        let shares: Vec<Result<Share>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (pools.iter().enumerate())
+                .map(|(worker, pool)| {
+                    let trainer = &trainer;
+                    scope.spawn(move || pool.install(|| trainer.share(step, worker)))
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let shares = shares.into_iter().collect::<Result<Vec<_>>>()?;
+        let (grads, losses) = trainer.total(shares)?;
+        optimizers.iter_mut().for_each(|optimizer| optimizer.set_learning_rate(options.rate(step)));
+        optimizers.iter_mut().try_for_each(|optimizer| optimizer.step(&grads))?;
+        record(step, &losses)?;
+        bar.inc(1);
+        if step % 500 == 499 {
+            export::write(&trainer.params, &trainer.tokenizer, &options.out)?;
+            bar.println(format!("step {step} after {:.0} s: {losses:.3?}", start.elapsed().as_secs_f64()));
+        }
+    }
+    export::write(&trainer.params, &trainer.tokenizer, &options.out)
+}
+
+impl TrainOptions {
+    fn done(&self, step: usize) -> f64 {
+        step as f64 / self.steps as f64
+    }
+
+    /// Linear warm-up, then half a cosine.
+    fn rate(&self, step: usize) -> f64 {
+        let warm = ((step + 1) as f64 / WARM_UP).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * self.done(step)).cos());
+        self.learning_rate * warm * (LAST_RATE + (1.0 - LAST_RATE) * cosine)
+    }
+
+    /// The true concepts at first, then ever more often the predicted ones, in the end always.
+    fn phase(&self, step: usize) -> Phase {
+        let done = self.done(step);
+        let teacher = if done < TEACHER_HOLDS {
+            1.0
+        } else if done < TEACHER_HALVES {
+            let along = (done - TEACHER_HOLDS) / (TEACHER_HALVES - TEACHER_HOLDS);
+            0.75 + 0.25 * (std::f64::consts::PI * along).cos()
+        } else {
+            (0.5 * (TEACHER_ENDS - done) / (TEACHER_ENDS - TEACHER_HALVES)).max(0.0)
+        };
+        Phase { teacher }
+    }
+}
+
+struct Trainer<'a> {
+    options: &'a TrainOptions,
+    params: Params,
+    tokenizer: Tokenizer,
+    lift: Lift,
+    device: &'a Device,
+}
+
+impl Trainer<'_> {
+    /// One worker's part of a step.
+    fn share(&self, step: usize, worker: usize) -> Result<Share> {
+        let options = self.options;
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed.wrapping_mul(1 << 24) + (step * options.threads + worker) as u64);
+        let writer = Writer { tokenizer: &self.tokenizer };
+        let s = self.params.config.diff_block_size;
+        let positions = options.batch * options.length / options.threads;
+        let steers = options.done(step) >= STEERING_FROM && step.is_multiple_of(STEERING_EVERY);
+        let Loss { total, parts } = if steers {
+            let sequences = (0..positions / STEERED_LENGTH).map(|_| writer.steered(STEERED_LENGTH, &mut rng));
+            let batch = Batch::new(&sequences.collect::<Result<Vec<_>>>()?, s, self.device, &mut rng)?;
+            loss::steered(&self.params, &batch, &self.lift)?
+        } else {
+            let long = step % LONG_EVERY == LONG_EVERY - 1;
+            let length = if long { self.params.config.context } else { options.length };
+            let sequences = (0..positions / length).map(|_| writer.documents(length, &mut rng));
+            let sequences = sequences.collect::<Result<Vec<_>>>()?;
+            let batch = Batch::new(&sequences, s, self.device, &mut rng)?;
+            let phase = options.phase(step);
+            let teach: Vec<bool> = sequences.iter().map(|_| rng.random_bool(phase.teacher)).collect();
+            loss::documents(&self.params, &batch, &self.lift, &teach)?
+        };
+        Ok((total.backward()?, parts))
+    }
+
+    /// The mean of the shares, cut to the largest gradient.
+    fn total(&self, shares: Vec<Share>) -> Result<(GradStore, Vec<(&'static str, f32)>)> {
+        let n = shares.len() as f64;
+        let mut shares = shares.into_iter();
+        let (mut grads, mut losses) = shares.next().context("at least one worker")?;
+        for (other, parts) in shares {
+            for (_, var) in self.params.vars() {
+                let sum = match (grads.get(var), other.get(var)) {
+                    (Some(a), Some(b)) => (a + b)?,
+                    _ => continue,
+                };
+                grads.insert(var, sum);
+            }
+            losses.iter_mut().zip(parts).for_each(|(sum, part)| sum.1 += part.1);
+        }
+        losses.iter_mut().for_each(|(_, loss)| *loss /= n as f32);
+        let mut squares = 0.0;
+        for (_, var) in self.params.vars() {
+            if let Some(grad) = grads.get(var) {
+                squares += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            }
+        }
+        let norm = squares.sqrt() / n;
+        losses.push(("gradient", norm as f32));
+        let scale = (LARGEST_GRADIENT / norm.max(LARGEST_GRADIENT)) / n;
+        for (_, var) in self.params.vars() {
+            if let Some(grad) = grads.remove(var) {
+                grads.insert(var, scaled(&grad, scale)?);
+            }
+        }
+        Ok((grads, losses))
+    }
+}
+
+fn scaled(grad: &Tensor, scale: f64) -> Result<Tensor> {
+    Ok((grad * scale)?)
+}
