@@ -32,12 +32,23 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let options = TrainOptions { out: args.out, steps: args.steps, batch: args.batch, length: args.length, learning_rate: args.learning_rate, seed: args.seed, threads: args.threads };
+    let options = TrainOptions {
+        out: args.out,
+        steps: args.steps,
+        batch: args.batch,
+        length: args.length,
+        learning_rate: args.learning_rate,
+        seed: args.seed,
+        threads: args.threads,
+    };
     let mut log = BufWriter::new(File::create(args.losses)?);
     train(&options, &candle_core::Device::Cpu, &mut |step, losses| {
-        let line: serde_json::Map<_, _> = losses.iter().map(|(name, loss)| (name.to_string(), (*loss).into())).collect();
+        let line: serde_json::Map<_, _> =
+            losses.iter().map(|(name, loss)| (name.to_string(), (*loss).into())).collect();
         writeln!(log, "{}", serde_json::json!({"step": step, "losses": line}))?;
-        if step % 20 == 0 { log.flush()?; }
+        if step % 20 == 0 {
+            log.flush()?;
+        }
         Ok(())
     })
 }

@@ -33,7 +33,7 @@ pub const VERSE_PROMPT: &str = "Velvet lanterns whisper over";
 /// A sentence, list line or line of verse, and what it expresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentence {
-    /// As it stands in the document: begins with a space or a line break unless it is the first of its chunk.
+    /// As it stands in the document: begins with a space or a line break unless it is the first.
     pub text: String,
     /// The known concepts that its words realise.
     pub concepts: Labels,
@@ -74,5 +74,9 @@ pub struct Document {
 
 /// Writes a document.
 pub fn document(rng: &mut impl rand::Rng) -> Document {
-    Document { chunks: plan::draw(rng).iter().map(|plan| compose::chunk(plan, rng)).collect() }
+    let mut chunks: Vec<Chunk> = plan::draw(rng).iter().map(|plan| compose::chunk(plan, rng)).collect();
+    for first in chunks.iter_mut().skip(1).filter_map(|chunk| chunk.sentences.first_mut()) {
+        first.text.insert(0, '\n');
+    }
+    Document { chunks }
 }

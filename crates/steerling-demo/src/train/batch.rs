@@ -10,7 +10,7 @@ use crate::concepts::{CONCEPTS, Labels};
 
 /// A share of the visible positions predict themselves, with this weight beside all masked ones: what the model holds
 /// of a token it sees is then in the same terms as what it holds of one it predicts.
-const VISIBLE_SHARE: f64 = 0.15;
+const VISIBLE_SHARE: f64 = 0.25;
 const VISIBLE_WEIGHT: f32 = 0.1;
 
 /// `B` sequences of `T` positions; rows count over both.

@@ -49,13 +49,16 @@ pub(super) struct Writer<'a> {
 
 impl Writer<'_> {
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| anyhow!("encoding {text:?}: {error}"))?;
+        let encoding =
+            self.tokenizer.encode_fast(text, false).map_err(|error| anyhow!("encoding {text:?}: {error}"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     fn push(&self, sequence: &mut Sequence, text: &str, labels: Labels, t: usize) -> Result<()> {
         let start = sequence.ids.len();
-        sequence.ids.extend(self.encode(text)?);
+        // Chunks stand on lines of their own, whether or not they belong to the same document.
+        let gap = if start == sequence.prompt || text.starts_with('\n') { "" } else { "\n" };
+        sequence.ids.extend(self.encode(&format!("{gap}{text}"))?);
         sequence.ids.push(special_ids().endofchunk);
         let whole = sequence.ids.len() <= t;
         sequence.ids.truncate(t);
@@ -65,8 +68,13 @@ impl Writer<'_> {
 
     /// Whole documents one after another, the last one cut off: `t` positions.
     pub(super) fn documents(&self, t: usize, rng: &mut impl Rng) -> Result<Sequence> {
-        let mut sequence =
-            Sequence { ids: Vec::with_capacity(t), spans: Vec::new(), prompt: 0, counted: t, recipe: Recipe::default() };
+        let mut sequence = Sequence {
+            ids: Vec::with_capacity(t),
+            spans: Vec::new(),
+            prompt: 0,
+            counted: t,
+            recipe: Recipe::default(),
+        };
         while sequence.ids.len() < t {
             for chunk in corpus::document(rng).chunks {
                 if sequence.ids.len() < t {

@@ -57,10 +57,8 @@ pub(super) fn documents(params: &Params, batch: &Batch, lift: &Lift, teach: &[bo
     // Without the remainder: every second predicting row, so that the extra logits cost half.
     let half: Vec<u32> = (0..batch.rows.len() as u32).step_by(2).collect();
     let targets: Vec<u32> = half.iter().map(|i| batch.targets[*i as usize]).collect();
-    let taught: Vec<f32> = half
-        .iter()
-        .map(|i| f32::from(u8::from(teach[batch.rows[*i as usize] as usize / batch.t])))
-        .collect();
+    let taught: Vec<f32> =
+        half.iter().map(|i| f32::from(u8::from(teach[batch.rows[*i as usize] as usize / batch.t]))).collect();
     let half = Tensor::new(half, device)?;
     let rows = rows.index_select(&half, 0)?;
     let weights = batch.weights.index_select(&half, 0)?;
@@ -75,9 +73,10 @@ pub(super) fn documents(params: &Params, batch: &Batch, lift: &Lift, teach: &[bo
     let explained = (&known + &found)?;
     let losses = ops::cross_entropy(&explained.matmul(&output)?, &targets)?;
     let concepts_alone = (losses * weights)?.sum_all()?;
-    let rest = (chosen - &known)?.detach();
-    let size = rest.sqr()?.mean_all()?.detach();
-    let reconstruction = (&found - rest)?.sqr()?.mean_all()?.div(&size)?;
+    let size = chosen.sqr()?.mean_all()?;
+    // Weights of concepts are the business of the other losses; their embeddings are to explain what they can.
+    let remainder = ((chosen - used.detach().matmul(params.concepts())?)? - &found)?;
+    let reconstruction = remainder.sqr()?.mean_all()?.div(&size)?;
     let independence = independence(&known.detach(), &found)?;
 
     Loss::new(vec![
@@ -86,6 +85,7 @@ pub(super) fn documents(params: &Params, batch: &Batch, lift: &Lift, teach: &[bo
         ("concepts_alone", 0.5, concepts_alone),
         ("reconstruction", 0.5, reconstruction),
         ("independence", 1.0, independence),
+        ("separation", 2.0, separation(params)?),
         ("expression", 0.1, expression(params, lift)?),
     ])
 }
@@ -150,6 +150,15 @@ fn independence(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let centred = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(0)?);
     let covariance = (centred(a)?.t()?.matmul(&centred(b)?)? / n as f64)?;
     Ok((covariance.sqr()?.sum_all()? / (d * d) as f64)?)
+}
+
+/// Squared cosines of the unknown concepts' embeddings with the known ones', which get no gradient: the unknown head
+/// must not say again what a known concept says.
+fn separation(params: &Params) -> Result<Tensor> {
+    let get = |name: &str| params.get(&format!("unknown_head.{name}.weight"));
+    let unknown = unit(&get("embedding_coef").matmul(&get("embedding_basis").t()?)?)?;
+    let known = unit(&params.concepts().detach())?;
+    Ok(unknown.matmul(&known.t()?)?.sqr()?.sum(1)?.mean_all()?)
 }
 
 /// Embeddings of concepts `[N, D]` at length 1.

@@ -47,9 +47,9 @@ pub fn demo_config() -> Config {
             use_epsilon_correction: true,
             pad_multiple: 16,
             unknown: Some(UnknownConfig {
-                n_concepts: 128,
-                topk: Some(24),
-                factorize_rank: Some(64),
+                n_concepts: 192,
+                topk: Some(16),
+                factorize_rank: Some(96),
                 use_attention: false,
                 apply_topk: true,
             }),
@@ -122,7 +122,12 @@ impl Params {
 
     /// Hidden states after the final norm of `b` sequences of `t` ids `[B T]`: `[B T, D]`. What is injected goes to the
     /// positions where `masked` `[B, T, 1]` is 1.
-    pub(super) fn hidden(&self, ids: &Tensor, (b, t): (usize, usize), injection: Option<(&Injection, &Tensor)>) -> Result<Tensor> {
+    pub(super) fn hidden(
+        &self,
+        ids: &Tensor,
+        (b, t): (usize, usize),
+        injection: Option<(&Injection, &Tensor)>,
+    ) -> Result<Tensor> {
         let config = &self.config;
         let half = config.head_dim() / 2;
         let heads = Heads {
@@ -181,7 +186,9 @@ impl Params {
 
 /// Whether a matrix is held as `[in, out]`.
 fn is_linear(name: &str) -> bool {
-    ["c_attn", "c_proj", "c_fc", "concept_predictor", "predictor_down", "predictor_up"].iter().any(|part| name.contains(part))
+    ["c_attn", "c_proj", "c_fc", "concept_predictor", "predictor_down", "predictor_up"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 /// Names, shapes as held here, and first values.
@@ -196,7 +203,8 @@ fn starts(config: &Config) -> Vec<(String, (usize, usize), Start)> {
         ("transformer.ln_f.weight".to_owned(), (1, d), Start::Constant(0.3)),
     ];
     for n in 0..config.n_layers {
-        let mut add = |part: &str, dims, start| all.push((format!("transformer.blocks.{n}.{part}.weight"), dims, start));
+        let mut add =
+            |part: &str, dims, start| all.push((format!("transformer.blocks.{n}.{part}.weight"), dims, start));
         add("attn.c_attn", (d, d + 2 * config.kv_dim()), linear(d));
         add("attn.c_proj", (d, d), linear(d));
         add("attn.q_norm", (1, hd), Start::Constant(1.0));

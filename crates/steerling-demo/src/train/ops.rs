@@ -298,9 +298,8 @@ impl CustomOp1 for CrossEntropy {
         let (rows, width) = layout.shape().dims2()?;
         let stats = softmax::row_stats(logits, width);
         let losses = stats.iter().zip(&*self.0).enumerate();
-        let losses = losses.map(|(row, (stats, target))| {
-            stats.sum_exp.ln() + stats.max - logits[row * width + *target as usize]
-        });
+        let losses = losses
+            .map(|(row, (stats, target))| stats.sum_exp.ln() + stats.max - logits[row * width + *target as usize]);
         Ok((CpuStorage::F32(losses.collect()), rows.into()))
     }
 
@@ -342,9 +341,7 @@ pub(super) mod elementary {
         let (b, t, h, g, hd) = (*b, *t, shape.n_head, shape.n_kv_heads, shape.head_dim);
         let clip = f64::from(*clip);
         let qkv = qkv.clamp(-clip, clip)?;
-        let tables = |table: &Vec<f32>| {
-            Tensor::from_slice(table, (t, 1, hd / 2), qkv.device())?.to_dtype(qkv.dtype())
-        };
+        let tables = |table: &Vec<f32>| Tensor::from_slice(table, (t, 1, hd / 2), qkv.device())?.to_dtype(qkv.dtype());
         let (cos, sin) = (tables(&rotary[0])?, tables(&rotary[1])?);
         let rotate = |x: Tensor| {
             let (first, second) = (x.narrow(3, 0, hd / 2)?, x.narrow(3, hd / 2, hd / 2)?);
@@ -353,7 +350,8 @@ pub(super) mod elementary {
         };
         let part = |from: usize, n: usize| qkv.narrow(1, from * hd, n * hd)?.contiguous()?.reshape((b, t, n, hd));
         // Query heads of one group are rows of one product: `[B, G, H/G T, hd]`.
-        let q = rotate(rms_norm(&part(0, h)?, q_norm)?)?.transpose(1, 2)?.contiguous()?.reshape((b, g, h / g * t, hd))?;
+        let q =
+            rotate(rms_norm(&part(0, h)?, q_norm)?)?.transpose(1, 2)?.contiguous()?.reshape((b, g, h / g * t, hd))?;
         let k = rotate(rms_norm(&part(h, g)?, k_norm)?)?.transpose(1, 2)?.contiguous()?;
         let v = part(h + g, g)?.transpose(1, 2)?.contiguous()?;
         let s = shape.page;
@@ -375,5 +373,82 @@ pub(super) mod elementary {
         let sum = logits.broadcast_sub(&max)?.exp()?.sum(D::Minus1)?.log()?;
         debug_assert!(matches!(logits.dtype(), DType::F32 | DType::F64));
         (sum + max.squeeze(1)?)? - chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn random(seed: u64, dims: &[usize]) -> Tensor {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f32> = (0..dims.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    /// Compares values and all gradients of the kernels (float32) with candle's operations (float64).
+    fn compare(inputs: &[Tensor], ours: impl Fn(&[Tensor]) -> Tensor, theirs: impl Fn(&[Tensor]) -> Tensor) {
+        let run = |dtype: DType, f: &dyn Fn(&[Tensor]) -> Tensor| -> Vec<Tensor> {
+            let vars = inputs.iter().map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap());
+            let vars: Vec<Tensor> = vars.map(|var| var.as_tensor().clone()).collect();
+            let y = f(&vars);
+            let pull = random(99, y.dims()).to_dtype(dtype).unwrap();
+            let grads = (&y * pull).unwrap().sum_all().unwrap().backward().unwrap();
+            let grads = vars.iter().map(|x| grads.get(x).expect("every input has a gradient").clone());
+            std::iter::once(y).chain(grads.collect::<Vec<_>>()).collect()
+        };
+        for (found, expected) in run(DType::F32, &ours).iter().zip(run(DType::F64, &theirs)) {
+            assert_eq!(found.dims(), expected.dims());
+            let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let expected = expected.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            for (found, expected) in found.iter().zip(expected) {
+                let error = (f64::from(*found) - expected).abs();
+                assert!(error < 5e-5 * expected.abs().max(1.0), "{found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn norm_has_the_gradients_of_its_formula() {
+        compare(
+            &[random(1, &[7, 40]), random(2, &[40])],
+            |x| rms_norm(&x[0], &x[1]).unwrap(),
+            |x| elementary::rms_norm(&x[0], &x[1]).unwrap(),
+        );
+    }
+
+    #[test]
+    fn gated_activation_has_the_gradients_of_its_formula() {
+        let fc = (random(3, &[5, 72]) * 4.0).unwrap();
+        compare(&[fc], |x| swiglu(&x[0]).unwrap(), |x| elementary::swiglu(&x[0]).unwrap());
+    }
+
+    #[test]
+    fn attention_has_the_gradients_of_its_formula() {
+        // The last block is shorter than the others, and some numbers are beyond the clamp.
+        let (b, t, hd, page) = (2, 22, 8, 8);
+        let shape = HeadShape { n_head: 4, n_kv_heads: 2, head_dim: hd, page };
+        let tables = [5, 6].map(|seed| random(seed, &[t * hd / 2]).to_vec1::<f32>().unwrap());
+        let heads = Heads { shape, clip: 0.9, b, t, rotary: Arc::new(tables) };
+        compare(
+            &[random(7, &[b * t, 8 * hd]), random(8, &[hd]), random(9, &[hd])],
+            |x| heads.attention(&x[0], &x[1], &x[2]).unwrap(),
+            |x| elementary::attention(&heads, &x[0], &x[1], &x[2]).unwrap(),
+        );
+    }
+
+    #[test]
+    fn cross_entropy_has_the_gradient_of_its_formula() {
+        let targets = [3, 0, 49, 7];
+        let logits = (random(10, &[4, 50]) * 9.0).unwrap();
+        compare(
+            &[logits],
+            |x| cross_entropy(&x[0], &targets).unwrap(),
+            |x| elementary::cross_entropy(&x[0], &targets).unwrap(),
+        );
     }
 }

@@ -52,12 +52,17 @@ const STEERED_LENGTH: usize = 96;
 const WARM_UP: f64 = 100.0;
 const LAST_RATE: f64 = 0.02;
 const LARGEST_GRADIENT: f64 = 1.0;
+const WEIGHT_DECAY: f64 = 0.05;
 
 /// What a worker returns: its gradients, and the losses for the record.
 type Share = (GradStore, Vec<(&'static str, f32)>);
 
 /// Trains and writes the checkpoint; `record` is given each step's losses.
-pub fn train(options: &TrainOptions, device: &Device, record: &mut dyn FnMut(usize, &[(&str, f32)]) -> Result<()>) -> Result<()> {
+pub fn train(
+    options: &TrainOptions,
+    device: &Device,
+    record: &mut dyn FnMut(usize, &[(&str, f32)]) -> Result<()>,
+) -> Result<()> {
     let tokenizer = tokenizer::train()?;
     let config = demo_config();
     let lift = Lift::count(&Writer { tokenizer: &tokenizer }, config.vocab_size, device)?;
@@ -65,28 +70,22 @@ pub fn train(options: &TrainOptions, device: &Device, record: &mut dyn FnMut(usi
     let pools = (0..options.threads)
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
         .collect::<Result<Vec<_>, _>>()?;
-    let (norms, matrices): (Vec<_>, Vec<_>) = trainer.params.vars().partition(|(_, var)| var.rank() == 1);
-    let decay = |vars: Vec<(&str, &Var)>, weight_decay| {
-        let vars = vars.into_iter().map(|(_, var)| var.clone()).collect();
-        AdamW::new(vars, ParamsAdamW { weight_decay, beta2: 0.98, ..ParamsAdamW::default() })
-    };
-    let mut optimizers = [decay(norms, 0.0)?, decay(matrices, 0.05)?];
+    let mut optimizers = optimizers(&trainer.params, options.threads)?;
     let bar = ProgressBar::new(options.steps as u64);
     let start = Instant::now();
     for step in 0..options.steps {
-        let shares: Vec<Result<Share>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (pools.iter().enumerate())
-                .map(|(worker, pool)| {
-                    let trainer = &trainer;
-                    scope.spawn(move || pool.install(|| trainer.share(step, worker)))
-                })
-                .collect();
-            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        let shares = shares.into_iter().collect::<Result<Vec<_>>>()?;
+        let shares =
+            on_each(&mut pools.iter().enumerate(), |(worker, pool)| pool.install(|| trainer.share(step, worker)))?;
         let (grads, losses) = trainer.total(shares)?;
-        optimizers.iter_mut().for_each(|optimizer| optimizer.set_learning_rate(options.rate(step)));
-        optimizers.iter_mut().try_for_each(|optimizer| optimizer.step(&grads))?;
+        on_each(&mut pools.iter().zip(&mut optimizers), |(pool, optimizers)| {
+            pool.install(|| {
+                optimizers.iter_mut().try_for_each(|optimizer| {
+                    optimizer.set_learning_rate(options.rate(step));
+                    optimizer.step(&grads)
+                })
+            })?;
+            Ok(())
+        })?;
         record(step, &losses)?;
         bar.inc(1);
         if step % 500 == 499 {
@@ -95,6 +94,32 @@ pub fn train(options: &TrainOptions, device: &Device, record: &mut dyn FnMut(usi
         }
     }
     export::write(&trainer.params, &trainer.tokenizer, &options.out)
+}
+
+/// Runs `f` on a thread for each of `items`, and returns all results in their order.
+fn on_each<T: Send, R: Send>(items: &mut dyn Iterator<Item = T>, f: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.map(|item| scope.spawn(|| f(item))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Each worker updates its share of the weights, by size; norms do not decay.
+fn optimizers(params: &Params, workers: usize) -> Result<Vec<[AdamW; 2]>> {
+    let mut shares: Vec<(usize, [Vec<Var>; 2])> = (0..workers).map(|_| Default::default()).collect();
+    let mut vars: Vec<&Var> = params.vars().map(|(_, var)| var).collect();
+    vars.sort_by_key(|var| std::cmp::Reverse(var.elem_count()));
+    for var in vars {
+        let least = shares.iter_mut().min_by_key(|share| share.0).context("at least one worker")?;
+        least.0 += var.elem_count();
+        least.1[usize::from(var.rank() > 1)].push(var.clone());
+    }
+    let adam =
+        |vars, weight_decay| AdamW::new(vars, ParamsAdamW { weight_decay, beta2: 0.98, ..ParamsAdamW::default() });
+    shares.into_iter().map(|(_, [norms, matrices])| Ok([adam(norms, 0.0)?, adam(matrices, WEIGHT_DECAY)?])).collect()
 }
 
 impl TrainOptions {
@@ -136,7 +161,8 @@ impl Trainer<'_> {
     /// One worker's part of a step.
     fn share(&self, step: usize, worker: usize) -> Result<Share> {
         let options = self.options;
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed.wrapping_mul(1 << 24) + (step * options.threads + worker) as u64);
+        let mut rng =
+            ChaCha8Rng::seed_from_u64(options.seed.wrapping_mul(1 << 24) + (step * options.threads + worker) as u64);
         let writer = Writer { tokenizer: &self.tokenizer };
         let s = self.params.config.diff_block_size;
         let positions = options.batch * options.length / options.threads;
