@@ -124,6 +124,7 @@ pub(crate) fn run(args: &ConceptsArgs) -> Result<()> {
 fn catalog(model: &ModelOptions) -> Result<Catalog> {
     let catalog = match model.source()? {
         ModelSource::Directory(dir) => Catalog::open(&dir, &Config::from_dir(&dir)?)?,
+        ModelSource::Embedded(dir) => Catalog::open(dir, &Config::from_dir(dir)?)?,
         ModelSource::Synthetic { preset, .. } => Catalog::generated(&Config::preset(preset))?,
     };
     if catalog.is_empty() {
