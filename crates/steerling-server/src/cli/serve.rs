@@ -19,10 +19,11 @@ async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listening on {}:{}", options.host, options.port))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    if options.model.directory.is_none() {
-        tracing::warn!("no --model given: serving a small synthetic model with random weights, ITS TEXT IS NOISE");
+    tracing::info!(model = %options.model.dir(), "loading the model");
+    if let Some(notice) = options.model.notice() {
+        tracing::warn!("{notice}");
     }
-    let source = options.model.source()?;
+    let source = options.model.source();
     let runtime = options.model.runtime();
     let build = move || super::load(&source, &runtime).map(Loaded::from);
     let shutdown = shutdown_signal()?;
