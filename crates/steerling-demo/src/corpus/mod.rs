@@ -14,6 +14,7 @@ mod tagger;
 #[cfg(test)]
 mod tests;
 
+pub use grammar::owner;
 pub(crate) use grammar::vocabulary;
 pub use parse::grammatical_share;
 pub use prompts::{neutral_prompts, primed_prompt};
