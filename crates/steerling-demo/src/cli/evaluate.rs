@@ -41,8 +41,9 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode> {
         .expect("the template names only keys that exist");
     let progress = ProgressBar::new(0).with_style(style);
     progress.enable_steady_tick(Duration::from_millis(250));
-    let report = evaluate(&options, progress.clone())?;
+    let report = evaluate(&options, progress.clone());
     progress.finish_and_clear();
+    let report = report?;
     if let Some(path) = &args.json {
         let text = format!("{:#}\n", serde_json::to_value(&report)?);
         std::fs::write(path, text).with_context(|| path.display().to_string())?;

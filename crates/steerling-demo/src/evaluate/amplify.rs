@@ -10,16 +10,6 @@ use super::measures::{distinct_2, mean};
 use crate::concepts::{CONCEPTS, Kind, group_of};
 use crate::corpus::{grammatical_share, neutral_prompts};
 
-const IDS: [usize; CONCEPTS.len()] = {
-    let mut ids = [0; CONCEPTS.len()];
-    let mut id = 0;
-    while id < ids.len() {
-        ids[id] = id;
-        id += 1;
-    }
-    ids
-};
-
 /// Generations from the same neutral prompts.
 pub(super) struct Neutral {
     prompts: Vec<String>,
@@ -57,19 +47,19 @@ impl Neutral {
     /// The share of generations in which a concept is found while another is amplified: the mean over all concepts of
     /// other groups, which is what drawing one of them at random comes to.
     pub(super) fn control_rate(&self, id: usize) -> Option<f64> {
-        let others = IDS.iter().filter(|other| !group_of(id).contains(**other));
-        rate(others.flat_map(|other| &self.amplified[*other]), id)
+        let others = (0..CONCEPTS.len()).filter(|other| !group_of(id).contains(*other));
+        rate(others.flat_map(|other| &self.amplified[other]), id)
     }
 
-    /// Distinct-2 of amplified generations as a share of that of unsteered ones: sides of one generation a prompt, as
-    /// many as there are concepts, in each of which every prompt has another concept.
+    /// Distinct-2 of amplified generations as a share of that of unsteered ones: one generation a prompt on each side,
+    /// all equally long. On the amplified side the concepts go round, and it is taken once from each concept on.
     pub(super) fn distinct(&self) -> Option<f64> {
         let n = self.amplified[0].len();
         let unsteered = distinct_2(self.unsteered[..n].iter().map(|text| text.ids.as_slice()));
-        let side = |first: &usize| {
+        let side = |first: usize| {
             distinct_2((0..n).map(|prompt| self.amplified[(first + prompt) % CONCEPTS.len()][prompt].ids.as_slice()))
         };
-        mean(IDS.iter().map(side)).map(|amplified| amplified / unsteered)
+        mean((0..CONCEPTS.len()).map(side)).map(|amplified| amplified / unsteered)
     }
 
     /// The share of amplified generations in which their concept is found, with generation blocks cut as the
@@ -81,15 +71,11 @@ impl Neutral {
         let n = bench.size.aligned;
         let jobs = amplifying(bench, &self.prompts[..n], Align::Block);
         let blocks = bench.generate("amplified, aligned blocks", &jobs)?;
-        let found = |texts: &mut dyn Iterator<Item = (usize, &Generated)>| {
-            mean(texts.map(|(id, text)| f64::from(text.tags.concepts.contains(id))))
-        };
-        let reference = &mut self
-            .amplified
-            .iter()
-            .enumerate()
-            .flat_map(|(id, texts)| texts[..n].iter().map(move |text| (id, text)));
-        Ok([found(reference), found(&mut blocks.iter().enumerate().map(|(at, text)| (at / n, text)))])
+        let blocks: Vec<&[Generated]> = blocks.chunks(n).collect();
+        let reference: Vec<&[Generated]> = self.amplified.iter().map(|texts| &texts[..n]).collect();
+        // As many texts of each concept: the mean of their rates is the rate.
+        let found = |texts: &[&[Generated]]| mean(texts.iter().enumerate().filter_map(|(id, texts)| rate(*texts, id)));
+        Ok([found(&reference), found(&blocks)])
     }
 
     /// The mean log-likelihood of the tokens of unsteered generations, with blocks cut in both ways.
@@ -111,24 +97,20 @@ impl Neutral {
 /// Those of [`Bench::generate`].
 pub(super) fn compose(bench: &mut Bench) -> Result<Option<f64>> {
     let mut rng = bench.rng(Draw::Pairs);
-    let topics: Vec<usize> = IDS.into_iter().filter(|id| CONCEPTS[*id].kind == Kind::Topic).collect();
+    let topics: Vec<usize> = (0..CONCEPTS.len()).filter(|id| CONCEPTS[*id].kind == Kind::Topic).collect();
     let pairs = topics.iter().enumerate().flat_map(|(at, a)| topics[at + 1..].iter().map(|b| [*a, *b]));
     let mut pairs: Vec<[usize; 2]> = pairs.collect();
     pairs.shuffle(&mut rng);
-    pairs.truncate(bench.size.pairs);
+    let pairs: Vec<[usize; 2]> = pairs.into_iter().cycle().take(bench.size.pairs).collect();
     let prompts = neutral_prompts(pairs.len(), &mut rng);
-    let jobs = prompts.iter().zip(&pairs).enumerate();
-    let jobs = jobs.map(|(index, (prompt, pair))| Job {
-        steer: Steer::Amplify(pair),
-        ..Job::new(prompt, bench.seed(Draw::Pairs, index))
-    });
-    let jobs: Vec<Job> = jobs.collect();
+    let job = |n: usize| {
+        let steer = Steer::Amplify(pairs[n].to_vec());
+        Job { steer, ..Job::new(&prompts[n], bench.seed(Draw::Pairs, n)) }
+    };
+    let jobs: Vec<Job> = (0..pairs.len()).map(job).collect();
     let texts = bench.generate("two topics", &jobs)?;
-    let both = texts
-        .iter()
-        .zip(&pairs)
-        .map(|(text, [a, b])| f64::from(text.tags.concepts.contains(*a) && text.tags.concepts.contains(*b)));
-    Ok(mean(both))
+    let both = |(text, pair): (&Generated, &[usize; 2])| pair.iter().all(|id| text.tags.concepts.contains(*id));
+    Ok(mean(texts.iter().zip(&pairs).map(|pair| f64::from(both(pair)))))
 }
 
 /// The share of finished sentences that the grammar derives.
@@ -145,16 +127,13 @@ pub(super) fn rate<'a>(texts: impl IntoIterator<Item = &'a Generated>, id: usize
     mean(texts.into_iter().map(|text| f64::from(text.tags.concepts.contains(id))))
 }
 
+/// An unsteered generation of each prompt.
 fn jobs<'a>(bench: &Bench, prompts: &'a [String]) -> impl Iterator<Item = Job<'a>> {
-    let seeded = prompts.iter().enumerate().map(|(index, prompt)| Job::new(prompt, bench.seed(Draw::Neutral, index)));
-    seeded.collect::<Vec<_>>().into_iter()
+    prompts.iter().enumerate().map(|(index, prompt)| Job::new(prompt, bench.seed(Draw::Neutral, index)))
 }
 
 /// Every concept amplified on every prompt.
 fn amplifying<'a>(bench: &Bench, prompts: &'a [String], align: Align) -> Vec<Job<'a>> {
-    let with = |id: &'static usize| {
-        let steer = Steer::Amplify(std::slice::from_ref(id));
-        jobs(bench, prompts).map(move |job| Job { steer, align, ..job })
-    };
-    IDS.iter().flat_map(with).collect()
+    let with = |id| jobs(bench, prompts).map(move |job| Job { steer: Steer::Amplify(vec![id]), align, ..job });
+    (0..CONCEPTS.len()).flat_map(with).collect()
 }

@@ -49,29 +49,47 @@ pub const OWN_TOKENS: usize = 6;
 /// An unlabelled factor counts as found from this AUC on.
 pub const FACTOR_AUC: f64 = 0.8;
 
-pub(super) const AUC_MEAN: Check = check("held-out AUC of known concepts: mean", AtLeast(0.95), Number);
-pub(super) const AUC_WORST: Check = check("held-out AUC of known concepts: worst", AtLeast(0.85), Number);
-pub(super) const LOGIT_MASS: Check = check("share of absolute logit mass through concepts", AtLeast(0.7), Number);
-pub(super) const TOP_TOKENS: Check =
+/// Noisy-or of the known head's weights over a held-out chunk, against its labels: mean over concepts.
+pub const AUC_MEAN: Check = check("held-out AUC of known concepts: mean", AtLeast(0.95), Number);
+/// The same: the worst concept.
+pub const AUC_WORST: Check = check("held-out AUC of known concepts: worst", AtLeast(0.85), Number);
+/// Of attributed tokens after neutral prompts.
+pub const LOGIT_MASS: Check = check("share of absolute logit mass through concepts", AtLeast(0.7), Number);
+/// See [`OWN_TOKENS`].
+pub const TOP_TOKENS: Check =
     check("concepts of whose 10 most promoted tokens at least 6 are their own", AtLeast(0.8), Percent);
-pub(super) const AMPLIFY: Check = check("amplify from neutral prompts: concept found", AtLeast(0.85), Percent);
-pub(super) const CONTROL: Check =
+/// Preset `amplify`, found by the tagger in the generated text: mean over concepts.
+pub const AMPLIFY: Check = check("amplify from neutral prompts: concept found", AtLeast(0.85), Percent);
+/// The mean over concepts of what amplifying others does to them.
+pub const CONTROL: Check =
     check("amplify a random concept of another group: found above unsteered", AtMost(0.10), Points);
-pub(super) const SUPPRESS: Check = check("suppress on primed prompts: found, of unsteered", AtMost(0.25), Percent);
-pub(super) const COMPOSE: Check = check("amplify two topics: both found", AtLeast(0.6), Percent);
-pub(super) const DISTINCT: Check = check("distinct-2 under amplification, of unsteered", AtLeast(0.8), Percent);
-pub(super) const GRAMMAR: Check = check("grammatical sentences: unsteered", Reported, Percent);
-pub(super) const GRAMMAR_AMPLIFIED: Check = check("grammatical sentences: amplified", Reported, Percent);
-pub(super) const CANARY: Check = check("canary reproduced verbatim: unsteered", AtLeast(0.9), Percent);
-pub(super) const CANARY_SUPPRESSED: Check = check("canary recognised: suppressed", AtMost(0.1), Percent);
-pub(super) const FACTORS_FOUND: Check =
+/// Preset `suppress`, over all concepts but the verse together.
+pub const SUPPRESS: Check = check("suppress on primed prompts: found, of unsteered", AtMost(0.25), Percent);
+/// Two entries of preset `amplify`.
+pub const COMPOSE: Check = check("amplify two topics: both found", AtLeast(0.6), Percent);
+/// Different pairs of neighbouring tokens, over as many texts on each side.
+pub const DISTINCT: Check = check("distinct-2 under amplification, of unsteered", AtLeast(0.8), Percent);
+/// Of finished sentences after neutral prompts.
+pub const GRAMMAR: Check = check("grammatical sentences: unsteered", Reported, Percent);
+/// The same while a concept is amplified.
+pub const GRAMMAR_AMPLIFIED: Check = check("grammatical sentences: amplified", Reported, Percent);
+/// The rest of the verse, word by word, after its first words.
+pub const CANARY: Check = check("canary reproduced verbatim: unsteered", AtLeast(0.9), Percent);
+/// Ten words of the verse in a row, while the verse is suppressed.
+pub const CANARY_SUPPRESSED: Check = check("canary recognised: suppressed", AtMost(0.1), Percent);
+/// See [`FACTOR_AUC`].
+pub const FACTORS_FOUND: Check =
     check("unlabelled factors whose best unknown concept has an AUC of at least 0.8", AtLeast(4.0), Factors);
-pub(super) const FOUND_REFERENCE: Check = check("concept found, amplified, `align` reference", Reported, Percent);
-pub(super) const FOUND_BLOCK: Check = check("concept found, amplified, `align` block", Reported, Percent);
-pub(super) const LIKELIHOOD_REFERENCE: Check =
-    check("log-likelihood of unsteered text, `align` reference", Reported, Nats);
-pub(super) const LIKELIHOOD_BLOCK: Check = check("log-likelihood of unsteered text, `align` block", Reported, Nats);
-pub(super) const LIKELIHOOD_HELD_OUT: Check = check("log-likelihood of held-out documents", Reported, Nats);
+/// As [`AMPLIFY`], on the prompts of [`FOUND_BLOCK`].
+pub const FOUND_REFERENCE: Check = check("concept found, amplified, `align` reference", Reported, Percent);
+/// As [`AMPLIFY`], with generation blocks that end where attention blocks do.
+pub const FOUND_BLOCK: Check = check("concept found, amplified, `align` block", Reported, Percent);
+/// Of generated tokens after neutral prompts, from left to right.
+pub const LIKELIHOOD_REFERENCE: Check = check("log-likelihood of unsteered text, `align` reference", Reported, Nats);
+/// The same, of texts generated with aligned blocks.
+pub const LIKELIHOOD_BLOCK: Check = check("log-likelihood of unsteered text, `align` block", Reported, Nats);
+/// From left to right, ends of chunks included.
+pub const LIKELIHOOD_HELD_OUT: Check = check("log-likelihood of held-out documents", Reported, Nats);
 
 impl Check {
     /// The criterion in words.

@@ -15,25 +15,25 @@ pub(super) const NEW_TOKENS: usize = 64;
 pub(super) const BATCH: usize = 24;
 
 /// How a generation is steered, by the server's presets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Steer<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Steer {
     /// Not at all.
     None,
     /// `amplify`, one entry a concept.
-    Amplify(&'a [usize]),
+    Amplify(Vec<usize>),
     /// `suppress`, with the concept's group.
     Suppress(usize),
 }
 
 /// A generation to make.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Job<'a> {
     /// What it goes on from.
     pub(super) prompt: &'a str,
     /// Of its draws.
     pub(super) seed: u64,
     /// What is injected.
-    pub(super) steer: Steer<'a>,
+    pub(super) steer: Steer,
     /// Where its blocks are cut.
     pub(super) align: Align,
     /// Whether each token is attributed to concepts.
@@ -54,7 +54,9 @@ pub(super) struct Generated {
     pub(super) prompt_ids: Vec<u32>,
     /// The generated ids.
     pub(super) ids: Vec<u32>,
-    /// Their text; the ends of chunks are line breaks.
+    /// Their text, special tokens by name.
+    pub(super) raw: String,
+    /// The same; the ends of chunks are line breaks.
     pub(super) text: String,
     /// What the text expresses.
     pub(super) tags: Tags,
@@ -97,7 +99,7 @@ fn canvas(runtime: &Runtime, job: &Job<'_>) -> Result<Canvas> {
         GenerateParams { max_new_tokens: NEW_TOKENS, seed: job.seed, align: job.align, ..GenerateParams::default() };
     let prompt = runtime.tokenizer().encode(job.prompt)?;
     let canvas = Canvas::new(&prompt, params, &runtime.limits().canvas)?;
-    let canvas = match steering(runtime, job.steer) {
+    let canvas = match steering(runtime, &job.steer) {
         Some(spec) => canvas.steered(Arc::new(runtime.model().steering(&spec)?)),
         None => canvas,
     };
@@ -105,8 +107,10 @@ fn canvas(runtime: &Runtime, job: &Job<'_>) -> Result<Canvas> {
 }
 
 /// What the server makes of an entry of `amplify` or `suppress` without further settings.
-fn steering(runtime: &Runtime, steer: Steer<'_>) -> Option<SteeringSpec> {
-    let key = |id: usize| ConceptKey::Known(id as u32);
+fn steering(runtime: &Runtime, steer: &Steer) -> Option<SteeringSpec> {
+    let known = runtime.catalog().known_len() as u32;
+    let of_id = |id: u32| if id < known { ConceptKey::Known(id) } else { ConceptKey::Unknown(id - known) };
+    let key = |id: usize| of_id(id as u32);
     match steer {
         Steer::None => None,
         Steer::Amplify(ids) => {
@@ -115,10 +119,10 @@ fn steering(runtime: &Runtime, steer: Steer<'_>) -> Option<SteeringSpec> {
             Some(SteeringSpec { injections: injections.collect(), ..SteeringSpec::default() })
         }
         Steer::Suppress(id) => {
-            let group = runtime.catalog().group(id as u32).into_iter().map(ConceptKey::Known).collect();
+            let group = runtime.catalog().group(*id as u32).into_iter().map(of_id).collect();
             Some(SteeringSpec {
                 injections: vec![InjectionSpec::suppress(group)],
-                suppress_logits: vec![(key(id), SUPPRESS_STRENGTH)],
+                suppress_logits: vec![(key(*id), SUPPRESS_STRENGTH)],
                 set_weights: Vec::new(),
             })
         }
@@ -127,12 +131,12 @@ fn steering(runtime: &Runtime, steer: Steer<'_>) -> Option<SteeringSpec> {
 
 fn result(runtime: &Runtime, canvas: &Canvas) -> Generated {
     let ids = canvas.output_ids();
-    let end = runtime.info().config.special.endofchunk;
-    let chunks = ids.split(|id| *id == end).map(|chunk| runtime.tokenizer().decode(chunk, true));
-    let text = chunks.collect::<Vec<_>>().join("\n");
+    let raw = runtime.tokenizer().decode(&ids, false);
+    let text = raw.replace(&runtime.tokenizer().token_text(canvas.special().endofchunk), "\n");
     Generated {
         prompt_ids: canvas.ids()[..canvas.prompt_len()].to_vec(),
         tags: tag(&text),
+        raw,
         text,
         ids,
         fractions: canvas.attributions().iter().map(|token| token.fractions()).collect(),

@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 
 /// The area under the ROC curve of `(score, has the property)` pairs: how often a positive outranks a negative, where
-/// a tie counts half. `None` without positives or without negatives.
+/// a tie counts half. `None` without positives, without negatives, or with a score that is no number.
 pub(super) fn auc(pairs: impl IntoIterator<Item = (f64, bool)>) -> Option<f64> {
     let mut pairs: Vec<_> = pairs.into_iter().collect();
+    if pairs.iter().any(|pair| pair.0.is_nan()) {
+        return None;
+    }
     pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let (mut negatives, mut positives, mut outranked) = (0.0, 0.0, 0.0);
     for ties in pairs.chunk_by(|a, b| a.0 == b.0) {
@@ -59,7 +62,8 @@ mod tests {
     }
 
     #[test]
-    fn one_class_alone_has_no_area() {
+    fn one_class_alone_or_a_score_that_is_no_number_has_no_area() {
+        assert_eq!(auc([(f64::NAN, true), (1.0, true), (0.0, false)]), None);
         assert_eq!(auc([(1.0, true), (2.0, true)]), None);
         assert_eq!(auc([(1.0, false)]), None);
     }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::checks::{Check, Unit};
+use super::{Options, Size};
+use crate::concepts::CONCEPTS;
 
 /// A check with what was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -58,8 +60,12 @@ pub struct FactorRow {
 }
 
 /// Everything that an evaluation found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// The seed it was made with.
+    pub seed: u32,
+    /// How much was drawn.
+    pub size: Size,
     /// Checks, in order.
     pub rows: Vec<Row>,
     /// Known concepts, by id.
@@ -69,6 +75,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report without any numbers yet.
+    pub(super) fn new(options: &Options) -> Self {
+        let concepts = (0..CONCEPTS.len()).map(ConceptRow::new).collect();
+        Self { seed: options.seed, size: options.size, rows: Vec::new(), concepts, factors: Vec::new() }
+    }
+
     /// Adds a row.
     pub(super) fn add(&mut self, check: Check, value: Option<f64>, note: impl Into<String>) {
         self.rows.push(Row {
@@ -114,6 +126,23 @@ impl Report {
     }
 }
 
+impl ConceptRow {
+    fn new(id: usize) -> Self {
+        let name = CONCEPTS[id].name;
+        Self {
+            id,
+            name,
+            auc: None,
+            own_top_tokens: 0,
+            unsteered: None,
+            amplified: None,
+            control: None,
+            primed: None,
+            suppressed: None,
+        }
+    }
+}
+
 impl Row {
     fn measured(&self) -> String {
         let value = self.value.map_or_else(|| "nothing to measure".to_owned(), |value| self.unit.show(value));
@@ -140,9 +169,13 @@ mod tests {
     use super::super::checks::{AUC_MEAN, CANARY, GRAMMAR};
     use super::*;
 
+    fn empty() -> Report {
+        Report::new(&Options { model: "model".into(), size: Size::QUICK, seed: 7, threads: 1 })
+    }
+
     #[test]
     fn a_report_passes_unless_a_judged_row_fails() {
-        let mut report = Report::default();
+        let mut report = empty();
         report.add(AUC_MEAN, Some(0.96), "");
         report.add(GRAMMAR, None, "");
         assert!(report.passed());
@@ -159,10 +192,11 @@ mod tests {
 
     #[test]
     fn json_holds_the_numbers_of_the_tables() {
-        let mut report = Report::default();
+        let mut report = empty();
         report.add(CANARY, Some(0.5), "");
         report.factors.push(FactorRow { name: "colour", unknown: Some(3), auc: None });
         let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["seed"], 7);
         assert_eq!(json["rows"][0]["passed"], false);
         assert_eq!(json["rows"][0]["value"], 0.5);
         assert_eq!(json["factors"][0]["unknown"], 3);

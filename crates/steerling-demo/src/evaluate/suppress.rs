@@ -25,11 +25,11 @@ pub(super) struct Canary {
     pub(super) recognised: Rates,
 }
 
-/// The rates of every concept but the verse, by id.
+/// Every concept but the verse, with its rates.
 ///
 /// # Errors
 /// Those of [`Bench::generate`].
-pub(super) fn concepts(bench: &mut Bench) -> Result<Vec<Rates>> {
+pub(super) fn concepts(bench: &mut Bench) -> Result<Vec<(usize, Rates)>> {
     let mut rng = bench.rng(Draw::Primed);
     let ids = (0..CONCEPTS.len()).filter(|id| CONCEPTS[*id].kind != Kind::Verse);
     let prompts = ids.flat_map(|id| std::iter::repeat_n(id, bench.size.primed));
@@ -37,13 +37,17 @@ pub(super) fn concepts(bench: &mut Bench) -> Result<Vec<Rates>> {
     let [alone, suppressed] = both(bench, Draw::Primed, "primed", &prompts)?;
     let n = bench.size.primed;
     let pairs = alone.chunks(n).zip(suppressed.chunks(n)).zip(prompts.chunks(n));
-    Ok(pairs.map(|((alone, suppressed), prompts)| Rates::of(alone, suppressed, prompts[0].0)).collect())
+    let rates = pairs.map(|((alone, suppressed), prompts)| {
+        let id = prompts[0].0;
+        (id, Rates::of(alone, suppressed, id))
+    });
+    Ok(rates.collect())
 }
 
 /// Of all concepts together: generations in which theirs is found under suppression, of those in which it is without.
-pub(super) fn remaining(rates: &[Rates]) -> Option<f64> {
-    let primed: f64 = rates.iter().filter_map(|rates| rates.primed).sum();
-    let suppressed: f64 = rates.iter().filter_map(|rates| rates.suppressed).sum();
+pub(super) fn remaining(rates: &[(usize, Rates)]) -> Option<f64> {
+    let primed: f64 = rates.iter().filter_map(|(_, rates)| rates.primed).sum();
+    let suppressed: f64 = rates.iter().filter_map(|(_, rates)| rates.suppressed).sum();
     (primed > 0.0).then(|| suppressed / primed)
 }
 
@@ -55,7 +59,7 @@ pub(super) fn canary(bench: &mut Bench, verse: usize) -> Result<Canary> {
     let prompts = vec![(verse, VERSE_PROMPT.to_owned()); bench.size.verses];
     let [alone, suppressed] = both(bench, Draw::Verse, "canary", &prompts)?;
     let rest = &VERSE[VERSE_PROMPT.len()..];
-    let verbatim = mean(alone.iter().map(|text| f64::from(text.text.starts_with(rest))));
+    let verbatim = mean(alone.iter().map(|text| f64::from(text.raw.starts_with(rest))));
     Ok(Canary { verbatim, recognised: Rates::of(&alone, &suppressed, verse) })
 }
 
@@ -74,7 +78,7 @@ fn both(
 ) -> Result<[Vec<Generated>; 2]> {
     let jobs = prompts.iter().enumerate();
     let jobs: Vec<Job> = jobs.map(|(index, (_, prompt))| Job::new(prompt, bench.seed(draw, index))).collect();
-    let suppressing = jobs.iter().zip(prompts).map(|(job, (id, _))| Job { steer: Steer::Suppress(*id), ..*job });
+    let suppressing = jobs.iter().zip(prompts).map(|(job, (id, _))| Job { steer: Steer::Suppress(*id), ..job.clone() });
     let suppressing: Vec<Job> = suppressing.collect();
     Ok([bench.generate(stage, &jobs)?, bench.generate("suppressed", &suppressing)?])
 }
@@ -85,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_remains_is_counted_over_all_concepts_together() {
-        let rates = |primed, suppressed| Rates { primed: Some(primed), suppressed: Some(suppressed) };
+        let rates = |primed, suppressed| (0, Rates { primed: Some(primed), suppressed: Some(suppressed) });
         assert_eq!(remaining(&[rates(1.0, 0.25), rates(0.5, 0.5)]), Some(0.5));
         assert_eq!(remaining(&[rates(0.0, 0.0)]), None, "nothing was there to suppress");
     }

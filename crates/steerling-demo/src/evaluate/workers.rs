@@ -44,7 +44,7 @@ impl Workers {
         self.progress.set_message(name);
     }
 
-    /// Does jobs, `batch` of them at a time, and returns their results in order.
+    /// Does jobs, at most `batch` of them at a time, and returns their results in order.
     ///
     /// Which runtime does a batch makes no difference: a row's arithmetic does not depend on what else is computed.
     ///
@@ -56,6 +56,8 @@ impl Workers {
         batch: usize,
         work: impl Fn(&mut Runtime, &[T]) -> Result<Vec<R>> + Sync,
     ) -> Result<Vec<R>> {
+        // A short list is shared out as well.
+        let batch = batch.min(jobs.len().div_ceil(self.workers.len())).max(1);
         let batches: Vec<&[T]> = jobs.chunks(batch).collect();
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<(usize, Result<Vec<R>>)>> = Mutex::new(Vec::new());
