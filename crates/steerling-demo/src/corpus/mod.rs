@@ -14,6 +14,7 @@ mod tagger;
 #[cfg(test)]
 mod tests;
 
+pub use grammar::owner;
 pub(crate) use grammar::vocabulary;
 pub use parse::grammatical_share;
 pub use prompts::{chunk_with, chunk_without, neutral_prompts, primed_prompt, primed_sentences};
@@ -70,6 +71,11 @@ impl Chunk {
 pub struct Document {
     /// In order of the text.
     pub chunks: Vec<Chunk>,
+}
+
+/// The verse as a chunk of its own.
+pub fn verse() -> Chunk {
+    compose::verse()
 }
 
 /// Writes a document.

@@ -8,6 +8,10 @@ use super::tokenizer::special_ids;
 use crate::concepts::{CONCEPTS, Kind, Labels, group_of};
 use crate::corpus::{self, Chunk};
 
+/// How often a sequence begins with the verse: within documents other chunks mostly precede it, while its prompt stands
+/// alone.
+const VERSE_FIRST: f64 = 0.02;
+
 /// One chunk of a sequence.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
@@ -75,6 +79,10 @@ impl Writer<'_> {
             counted: t,
             recipe: Recipe::default(),
         };
+        if rng.random_bool(VERSE_FIRST) {
+            let verse = corpus::verse();
+            self.push(&mut sequence, &verse.text(), verse.concepts(), t)?;
+        }
         while sequence.ids.len() < t {
             for chunk in corpus::document(rng).chunks {
                 if sequence.ids.len() < t {

@@ -1,6 +1,7 @@
 //! The demo model with weights that can be trained: its shape, its parameters and its forward pass.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -165,6 +166,22 @@ impl Params {
             }
         }
         Ok(ops::rms_norm(&x, self.get("transformer.ln_f.weight"))?)
+    }
+
+    /// Takes the weights of a checkpoint that [`Self::tensors`] was written to.
+    pub(super) fn load(&mut self, dir: &Path) -> Result<()> {
+        let path = dir.join("model.safetensors");
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+            .with_context(|| format!("reading {}", path.display()))?;
+        for (name, var) in &self.vars {
+            let tensor = tensors.get(name).with_context(|| format!("{} has no {name}", path.display()))?;
+            let tensor = if is_linear(name) { tensor.t()? } else { tensor.clone() };
+            // Without the padding rows.
+            let tensor = var.dims().iter().enumerate().try_fold(tensor, |tensor, (i, n)| tensor.narrow(i, 0, *n))?;
+            var.set(&tensor.contiguous()?.to_dtype(DType::F32)?.to_device(var.device())?)
+                .with_context(|| format!("{} does not fit the shape of {name}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The weights as the checkpoint has them: names, shapes, padding rows, in `dtype`.

@@ -26,6 +26,8 @@ pub struct TrainOptions {
     pub out: PathBuf,
     /// Updates of the weights.
     pub steps: usize,
+    /// Go on after so many of them with the weights in `out`; the optimizer's moments begin anew.
+    pub resume: Option<usize>,
     /// Sequences of a step.
     pub batch: usize,
     /// Their positions.
@@ -66,14 +68,20 @@ pub fn train(
     let tokenizer = tokenizer::train()?;
     let config = demo_config();
     let lift = Lift::count(&Writer { tokenizer: &tokenizer }, config.vocab_size, device)?;
-    let trainer = Trainer { options, params: Params::new(config, options.seed, device)?, tokenizer, lift, device };
+    let mut params = Params::new(config, options.seed, device)?;
+    if options.resume.is_some() {
+        params.load(&options.out)?;
+    }
+    let trainer = Trainer { options, params, tokenizer, lift, device };
     let pools = (0..options.threads)
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
         .collect::<Result<Vec<_>, _>>()?;
     let mut optimizers = optimizers(&trainer.params, options.threads)?;
     let bar = ProgressBar::new(options.steps as u64);
     let start = Instant::now();
-    for step in 0..options.steps {
+    let first = options.resume.unwrap_or(0);
+    bar.set_position(first as u64);
+    for step in first..options.steps {
         let shares =
             on_each(&mut pools.iter().enumerate(), |(worker, pool)| pool.install(|| trainer.share(step, worker)))?;
         let (grads, losses) = trainer.total(shares)?;
