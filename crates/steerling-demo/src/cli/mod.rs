@@ -2,6 +2,7 @@
 
 mod corpus;
 mod evaluate;
+mod plot;
 mod train;
 
 use std::io::{self, Write};
@@ -24,6 +25,8 @@ enum Command {
     Corpus(corpus::CorpusArgs),
     /// Measure whether a checkpoint does what a concept model promises
     Evaluate(evaluate::EvaluateArgs),
+    /// Draw the losses of a training
+    Plot(plot::PlotArgs),
     /// Train the demo model and write its checkpoint
     Train(train::TrainArgs),
 }
@@ -36,6 +39,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Corpus(args) => corpus::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Train(args) => train::run(&args),
     }
 }

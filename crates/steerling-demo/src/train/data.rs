@@ -10,7 +10,7 @@ use crate::corpus::{self, Chunk};
 
 /// How often a sequence begins with the verse: within documents other chunks mostly precede it, while its prompt stands
 /// alone.
-const VERSE_FIRST: f64 = 0.02;
+const VERSE_FIRST: f64 = 0.04;
 
 /// One chunk of a sequence.
 #[derive(Debug, Clone)]
@@ -82,6 +82,7 @@ impl Writer<'_> {
         if rng.random_bool(VERSE_FIRST) {
             let verse = corpus::verse();
             self.push(&mut sequence, &verse.text(), verse.concepts(), t)?;
+            sequence.prompt = self.encode(corpus::VERSE_PROMPT)?.len();
         }
         while sequence.ids.len() < t {
             for chunk in corpus::document(rng).chunks {

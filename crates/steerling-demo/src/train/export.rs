@@ -84,7 +84,7 @@ mod tests {
         let catalog = steerling::Catalog::open(dir.path(), &demo_config()).unwrap();
         for (id, concept) in CONCEPTS.iter().enumerate() {
             let found = catalog.get(id as u32).unwrap();
-            assert_eq!((&*found.name, &*found.description), (concept.name, concept.description));
+            assert_eq!((found.name, found.description), (concept.name, concept.description));
             assert_eq!(found.flags, concept.flags);
             let group: Vec<u32> = crate::concepts::group_of(id).iter().map(|id| id as u32).collect();
             let mut named = catalog.group(id as u32);

@@ -13,4 +13,4 @@ mod run;
 mod tokenizer;
 
 pub use model::demo_config;
-pub use run::{TrainOptions, train};
+pub use run::{Record, TrainOptions, train};

@@ -56,15 +56,14 @@ const LAST_RATE: f64 = 0.02;
 const LARGEST_GRADIENT: f64 = 1.0;
 const WEIGHT_DECAY: f64 = 0.05;
 
+/// Given every update's number and losses.
+pub type Record<'a> = &'a mut dyn FnMut(usize, &[(&str, f32)]) -> Result<()>;
+
 /// What a worker returns: its gradients, and the losses for the record.
 type Share = (GradStore, Vec<(&'static str, f32)>);
 
 /// Trains and writes the checkpoint; `record` is given each step's losses.
-pub fn train(
-    options: &TrainOptions,
-    device: &Device,
-    record: &mut dyn FnMut(usize, &[(&str, f32)]) -> Result<()>,
-) -> Result<()> {
+pub fn train(options: &TrainOptions, device: &Device, record: Record) -> Result<()> {
     let tokenizer = tokenizer::train()?;
     let config = demo_config();
     let lift = Lift::count(&Writer { tokenizer: &tokenizer }, config.vocab_size, device)?;

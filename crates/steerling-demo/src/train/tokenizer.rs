@@ -83,9 +83,6 @@ fn words(texts: &[String]) -> tokenizers::Result<Vec<String>> {
     }
     let mut words: Vec<(String, u32)> = counts.into_iter().collect();
     words.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    if std::env::var("SHOW").is_ok() {
-        eprintln!("{} words; at 1600: {:?}, 1700: {:?}", words.len(), words.get(1600), words.get(1700));
-    }
     Ok(words.into_iter().map(|word| word.0).collect())
 }
 
