@@ -1,5 +1,4 @@
 //! A training of a few updates.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 use candle_core::Device;
 use steerling::{Model, ModelSource, RuntimeOptions};
