@@ -9,7 +9,7 @@ fn training_learns_writes_a_checkpoint_and_goes_on_from_it() {
     let dir = tempfile::tempdir().unwrap();
     let options = TrainOptions {
         out: dir.path().to_owned(),
-        steps: 40,
+        steps: 80,
         resume: None,
         batch: 6,
         length: 96,
@@ -29,15 +29,15 @@ fn training_learns_writes_a_checkpoint_and_goes_on_from_it() {
     };
     let losses = run(&options);
     // Every third update of the later part is one of steered texts.
-    assert!((25..40).contains(&losses.len()), "{losses:?}");
+    assert!((50..80).contains(&losses.len()), "{losses:?}");
     let (first, last) = (losses[0], losses[losses.len() - 1]);
-    assert!(last < 0.85 * first, "from {first} to {last}");
+    assert!(last < 0.88 * first, "from {first} to {last}");
 
     let model = || {
         let source = ModelSource::Directory(dir.path().to_owned());
         Model::load(&source, &RuntimeOptions::default(), &mut |_, _| {}).unwrap()
     };
     assert_eq!(model().catalog().known_len(), 36);
-    let resumed = run(&TrainOptions { resume: Some(38), ..options });
-    assert!(resumed[0] < 0.85 * first, "{resumed:?}, first {first}");
+    let resumed = run(&TrainOptions { resume: Some(78), ..options });
+    assert!(resumed[0] < 0.88 * first, "{resumed:?}, first {first}");
 }

@@ -175,13 +175,13 @@ impl Trainer<'_> {
         let positions = options.batch * options.length / options.threads;
         let steers = options.done(step) >= STEERING_FROM && step.is_multiple_of(STEERING_EVERY);
         let Loss { total, parts } = if steers {
-            let sequences = (0..positions / STEERED_LENGTH).map(|_| writer.steered(STEERED_LENGTH, &mut rng));
+            let sequences = (0..(positions / STEERED_LENGTH).max(1)).map(|_| writer.steered(STEERED_LENGTH, &mut rng));
             let batch = Batch::new(&sequences.collect::<Result<Vec<_>>>()?, s, self.device, &mut rng)?;
             loss::steered(&self.params, &batch, &self.lift)?
         } else {
             let long = step % LONG_EVERY == LONG_EVERY - 1;
             let length = if long { self.params.config.context } else { options.length };
-            let sequences = (0..positions / length).map(|_| writer.documents(length, &mut rng));
+            let sequences = (0..(positions / length).max(1)).map(|_| writer.documents(length, &mut rng));
             let sequences = sequences.collect::<Result<Vec<_>>>()?;
             let batch = Batch::new(&sequences, s, self.device, &mut rng)?;
             let phase = options.phase(step);
