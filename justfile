@@ -1,4 +1,4 @@
-# Serve the synthetic stand-in on http://127.0.0.1:8080
+# Serve the demo model, or --model DIR, on http://127.0.0.1:8080
 run *ARGS:
     cargo run --release -- {{ARGS}}
 

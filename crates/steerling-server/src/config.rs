@@ -1,12 +1,13 @@
 //! What `steerling serve` can be told: flags, or `STEERLING_*` in the environment.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use steerling::{DeviceChoice, DtypeChoice, ModelSource, RuntimeOptions};
+use steerling::{DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 
+use crate::demo::{DEMO, NOTICE};
 use crate::engine::EngineOptions;
 
 /// Everything `serve` needs.
@@ -42,7 +43,7 @@ pub struct ServeOptions {
 /// Which model, and how it is computed.
 #[derive(Debug, Clone, Args)]
 pub struct ModelOptions {
-    /// Checkpoint directory; without it, a small synthetic model whose text is noise
+    /// Checkpoint directory; without it, the demo model inside the program
     #[arg(long = "model", env = "STEERLING_MODEL", value_name = "DIR")]
     pub directory: Option<PathBuf>,
     /// auto, cpu or cuda:N
@@ -99,15 +100,19 @@ pub enum LogFormat {
 }
 
 impl ModelOptions {
+    /// Where the model's files lie.
+    pub fn dir(&self) -> ModelDir {
+        model_dir(self.directory.as_deref())
+    }
+
     /// Where the model comes from.
-    ///
-    /// # Errors
-    /// None at present: the preset's name is known.
-    pub fn source(&self) -> steerling::Result<ModelSource> {
-        match &self.directory {
-            Some(directory) => Ok(ModelSource::Directory(directory.clone())),
-            None => Ok(ModelSource::Synthetic { preset: "tiny".parse()?, seed: 0 }),
-        }
+    pub fn source(&self) -> ModelSource {
+        self.dir().into()
+    }
+
+    /// What the user has to know of a model that was not asked for.
+    pub fn notice(&self) -> Option<String> {
+        self.directory.is_none().then(|| format!("no --model given: {NOTICE}"))
     }
 
     /// How it is computed.
@@ -147,6 +152,11 @@ fn active(text: &str) -> Result<Active, String> {
         "auto" => Ok(Active::Auto),
         number => at_least_one(number).map(Active::AtMost),
     }
+}
+
+/// The directory of a model; the demo inside the program if none is given.
+pub fn model_dir(directory: Option<&Path>) -> ModelDir {
+    directory.map_or_else(|| DEMO.into(), ModelDir::from)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

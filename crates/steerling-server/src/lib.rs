@@ -3,6 +3,7 @@
 
 mod api;
 pub mod config;
+pub mod demo;
 pub mod engine;
 mod error;
 pub mod explain;

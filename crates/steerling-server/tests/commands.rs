@@ -6,6 +6,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use steerling::{Config, Tokenizer};
 
 fn steerling(args: &[&str]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("steerling"));
@@ -167,7 +168,7 @@ fn a_drawn_seed_is_told_and_gives_the_same_text_again() {
 }
 
 #[test]
-fn what_has_no_effect_or_is_noise_is_said_on_standard_error() {
+fn what_has_no_effect_is_said_on_standard_error() {
     let nano = nano();
     let warned = |args: &[&str], warning: &str| {
         let stderr = text(&run(args).stderr);
@@ -175,12 +176,48 @@ fn what_has_no_effect_or_is_noise_is_said_on_standard_error() {
     };
     let short = ["generate", "--max-new-tokens", "2", "1"];
     let with = |more: &[&'static str]| [&short[..], &["--model", &nano], more].concat();
-    warned(&short, "no --model given");
     warned(&with(&["--temperature", "0.5"]), "--temperature has no effect");
     warned(&with(&["--no-entropy-sampling", "--temperature", "0", "--seed", "1"]), "--seed has no effect");
     warned(&with(&["--eot", "fill"]), "--eot has no effect");
     warned(&["generate", "--model", &nano, "1 2"], "--max-new-tokens is 510");
     assert_eq!(text(&run(&with(&[])).stderr).lines().count(), 1, "the summary alone");
+}
+
+#[test]
+fn every_command_without_a_model_uses_the_embedded_demo_and_says_so() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/steerling-demo");
+    let config = Config::from_dir(&demo).unwrap();
+    let tokenizer = Tokenizer::for_checkpoint(&demo, &config).unwrap();
+    // A word of its vocabulary, whatever that is.
+    let texts = (config.vocab_size as u32 / 2..).map(|id| tokenizer.decode(&[id], true));
+    let mut words = texts.map(|text| text.trim().to_owned());
+    let prompt = words.find(|word| !word.is_empty() && word.chars().all(char::is_alphanumeric)).unwrap();
+    let short = ["--max-new-tokens", "6", "--seed", "1", &prompt];
+    let commands = [
+        [&["generate"][..], &short].concat(),
+        [&["steer", "--amplify", "0", "--force"], &short[..]].concat(),
+        [&["attribute"], &short[..]].concat(),
+        vec!["embed", &prompt],
+        vec!["concepts", "search"],
+        vec!["concepts", "show", "0"],
+        vec!["concepts", "tokens", "0"],
+    ];
+    for command in commands {
+        let alone = run(&command);
+        let model = [&command[..], &["--model", demo.to_str().unwrap()]].concat();
+        assert!(!alone.stdout.is_empty(), "{command:?}: {}", text(&alone.stderr));
+        assert_eq!(text(&alone.stdout), stdout(&model), "{command:?}");
+        let said = |output: &Output| text(&output.stderr).matches("no --model given: steerling-demo is").count();
+        assert_eq!((said(&alone), said(&run(&model))), (1, 0), "{command:?}");
+    }
+    let inspected = stdout(&["inspect"]);
+    assert!(inspected.starts_with("embedded:steerling-demo\n"), "{inspected}");
+    let rest = |shown: &str| shown.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(rest(&inspected), rest(&stdout(&["inspect", demo.to_str().unwrap()])));
+    let measured = stdout(&["bench", "--batch", "2", "--prompt-tokens", "4", "--max-new-tokens", "4"]);
+    assert!(measured.contains("steerling-demo"), "{measured}");
+    let random = stdout(&["bench", "--preset", "tiny", "--batch", "1", "--max-new-tokens", "2"]);
+    assert!(random.contains("synthetic-tiny"), "{random}");
 }
 
 #[test]

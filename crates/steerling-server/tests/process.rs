@@ -2,38 +2,67 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// The server on the stand-in model, ended with the test.
+use serde_json::{Value, json};
+use steerling::{Catalog, Config, Tokenizer};
+use steerling_server::demo::{DEMO, NOTICE};
+
+/// A checkpoint whose context has room for generations that take long.
+static LONG: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("long");
+    _ = std::fs::remove_dir_all(&dir);
+    let mut synthesize = Command::new(env!("CARGO_BIN_EXE_steerling"));
+    let output = synthesize.args(["synthesize", "--preset", "tiny", "--out"]).arg(&dir).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    dir
+});
+
+/// A server that ends with the test.
 struct Server {
     process: Child,
     address: String,
-    log: std::sync::mpsc::Receiver<String>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Server {
-    /// Starts it on a free port and waits until it is ready.
+    /// On the model with the long context.
     fn start(flags: &[&str]) -> Self {
+        Self::start_alone(&[&["--model", LONG.to_str().unwrap()], flags].concat())
+    }
+
+    /// Starts it on a free port and waits until it is ready.
+    fn start_alone(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_steerling"))
             .args(["serve", "--port", "0", "--log-format", "json", "--device", "cpu"])
             .args(flags)
+            .env_remove("STEERLING_MODEL")
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Whichever stream the log goes to.
+        // Whichever stream the log goes to, the first line with an address tells the port.
         let (tell, told) = std::sync::mpsc::channel();
+        let log = Arc::new(Mutex::new(String::new()));
         let streams: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
         for stream in streams {
-            let tell = tell.clone();
+            let (tell, log) = (tell.clone(), log.clone());
             std::thread::spawn(move || {
-                BufReader::new(stream).lines().map_while(Result::ok).for_each(|line| _ = tell.send(line));
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    log.lock().unwrap().push_str(&format!("{line}\n"));
+                    if let Some(at) = line.find("127.0.0.1:") {
+                        let address: String = line[at..].chars().take_while(|c| !matches!(c, '"' | ' ')).collect();
+                        _ = tell.send(address);
+                    }
+                }
             });
         }
-        let mut server = Self { process, address: String::new(), log: told };
-        server.address = server.next_address();
+        let address = told.recv_timeout(Duration::from_secs(20)).expect("the log tells the address");
+        let server = Self { process, address, log };
         let started = Instant::now();
         while server.curl(&["-sf", "-o", "/dev/null"], "/health/ready", None).wait().unwrap().code() != Some(0) {
             assert!(started.elapsed() < Duration::from_secs(60), "not ready");
@@ -42,16 +71,17 @@ impl Server {
         server
     }
 
-    /// The next line of the log that holds `text`.
+    /// The first line of the log that holds `text`, waited for.
     fn line(&self, text: &str) -> String {
-        let next = || self.log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no {text} in the log"));
-        std::iter::repeat_with(next).find(|line| line.contains(text)).unwrap()
-    }
-
-    /// The next address of this machine in the log.
-    fn next_address(&self) -> String {
-        let line = self.line("127.0.0.1:");
-        line[line.find("127.0.0.1:").unwrap()..].chars().take_while(|c| !matches!(c, '"' | ' ')).collect()
+        let started = Instant::now();
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "no {text} in\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn curl(&self, flags: &[&str], path: &str, body: Option<&str>) -> Child {
@@ -63,9 +93,18 @@ impl Server {
         command.spawn().expect("curl is installed")
     }
 
-    fn info(&self) -> serde_json::Value {
-        let output = self.curl(&["-s"], "/info", None).wait_with_output().unwrap();
+    fn get(&self, path: &str) -> Value {
+        let output = self.curl(&["-s"], path, None).wait_with_output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let output = self.curl(&["-s"], path, Some(&body.to_string())).wait_with_output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn info(&self) -> Value {
+        self.get("/info")
     }
 
     fn signal(&self, name: &str) {
@@ -154,7 +193,8 @@ fn a_client_that_leaves_frees_its_rows() {
 #[test]
 fn operators_may_have_a_port_of_their_own() {
     let mut server = Server::start(&["--admin-port", "0"]);
-    let admin = server.next_address();
+    let line: serde_json::Value = serde_json::from_str(&server.line("admin_address")).unwrap();
+    let admin = line["fields"]["admin_address"].as_str().unwrap().to_owned();
     let users = std::mem::replace(&mut server.address, admin);
     assert_ne!(users, server.address);
     let get = |path: &str| {
@@ -225,6 +265,39 @@ fn a_second_signal_ends_the_process_at_once() {
     std::thread::sleep(Duration::from_millis(300));
     server.signal("INT");
     assert_eq!(server.exit_code(), Some(1));
+}
+
+#[test]
+fn without_a_model_the_embedded_demo_is_served_and_says_what_it_is() {
+    let config = Config::from_dir(DEMO).unwrap();
+    let (tokenizer, catalog) =
+        (Tokenizer::for_checkpoint(DEMO, &config).unwrap(), Catalog::open(DEMO, &config).unwrap());
+    let server = Server::start_alone(&[]);
+    let info = server.info();
+    let model = &info["model"];
+    assert_eq!((&model["name"], &model["synthetic"]), (&json!("steerling-demo"), &json!(false)));
+    assert_eq!((&model["vocab_size"], &model["parameters"]), (&json!(config.vocab_size), &json!(config.param_count())));
+    assert_eq!(info["limits"]["context"], json!(config.context));
+    assert_eq!(info["warnings"], json!([NOTICE]));
+    let log = server.log.lock().unwrap().clone();
+    assert!(log.contains(NOTICE) && log.contains("embedded:steerling-demo"), "{log}");
+
+    for (query, total) in [("", catalog.len()), ("&head=known", catalog.known_len())] {
+        let listed = server.get(&format!("/concepts?limit=1{query}"));
+        assert_eq!((&listed["total"], &listed["items"][0]["id"]), (&json!(total), &json!(0)));
+        assert_eq!(listed["items"][0]["name"], json!(catalog.get(0).unwrap().name));
+    }
+    assert!(catalog.labelled() > 0 && catalog.known_len() > 0 && catalog.unknown_len() > 0);
+
+    let ids = [config.vocab_size as u32 / 2, config.vocab_size as u32 / 3];
+    let body = json!({"prompt": ids, "max_new_tokens": config.diff_block_size + 3, "seed": 1});
+    let result = server.post("/generate", &body);
+    assert_eq!((&result["model"], &result["prompt_tokens"]), (&json!("steerling-demo"), &json!(2)));
+    assert_eq!(result["warnings"], json!([]));
+    let ids: Vec<u32> = serde_json::from_value(result["token_ids"].clone()).unwrap();
+    assert!(!ids.is_empty() && ids.len() <= config.diff_block_size + 3, "{result}");
+    assert_eq!(result["text"], json!(tokenizer.decode(&ids, true)));
+    assert_eq!(server.post("/generate", &body)["token_ids"], result["token_ids"]);
 }
 
 #[test]

@@ -22,6 +22,12 @@ pub(super) fn chunk(plan: &Plan, rng: &mut impl Rng) -> Chunk {
     draft.finish()
 }
 
+/// The verse and nothing else.
+pub(super) fn verse() -> Chunk {
+    let plan = Plan { verse: Verse::Alone, ..Plan::default() };
+    Draft { plan: &plan, phrases: Vec::new(), marks: Labels::default(), topics_end: 0 }.finish()
+}
+
 struct Draft<'a> {
     plan: &'a Plan,
     phrases: Vec<Phrase>,

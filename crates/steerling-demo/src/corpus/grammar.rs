@@ -80,6 +80,11 @@ pub(crate) fn vocabulary(id: usize) -> Vec<&'static str> {
     GRAMMAR.vocabulary[id].clone()
 }
 
+/// The concept whose word or mark this is, whatever its case: the grammar writes it for that concept alone.
+pub fn owner(word: &str) -> Option<usize> {
+    GRAMMAR.owners.get(&word.to_ascii_lowercase()).copied().filter(|attribute| *attribute < CONCEPTS.len())
+}
+
 impl Grammar {
     /// The index of the rule `name`, which must exist.
     pub(super) fn rule(&self, name: &str) -> usize {

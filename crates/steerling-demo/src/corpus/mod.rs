@@ -14,9 +14,10 @@ mod tagger;
 #[cfg(test)]
 mod tests;
 
+pub use grammar::owner;
 pub(crate) use grammar::vocabulary;
 pub use parse::grammatical_share;
-pub use prompts::{neutral_prompts, primed_prompt};
+pub use prompts::{chunk_with, chunk_without, neutral_prompts, primed_prompt, primed_sentences};
 pub use tagger::{Tags, tag};
 
 use crate::concepts::Labels;
@@ -33,7 +34,7 @@ pub const VERSE_PROMPT: &str = "Velvet lanterns whisper over";
 /// A sentence, list line or line of verse, and what it expresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentence {
-    /// As it stands in the document: begins with a space or a line break unless it is the first of its chunk.
+    /// As it stands in the document: begins with a space or a line break unless it is the first.
     pub text: String,
     /// The known concepts that its words realise.
     pub concepts: Labels,
@@ -72,7 +73,16 @@ pub struct Document {
     pub chunks: Vec<Chunk>,
 }
 
+/// The verse as a chunk of its own.
+pub fn verse() -> Chunk {
+    compose::verse()
+}
+
 /// Writes a document.
 pub fn document(rng: &mut impl rand::Rng) -> Document {
-    Document { chunks: plan::draw(rng).iter().map(|plan| compose::chunk(plan, rng)).collect() }
+    let mut chunks: Vec<Chunk> = plan::draw(rng).iter().map(|plan| compose::chunk(plan, rng)).collect();
+    for first in chunks.iter_mut().skip(1).filter_map(|chunk| chunk.sentences.first_mut()) {
+        first.text.insert(0, '\n');
+    }
+    Document { chunks }
 }

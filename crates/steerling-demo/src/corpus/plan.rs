@@ -90,19 +90,38 @@ impl Plan {
         plan
     }
 
-    /// A plan drawn as usual, but that this concept is in it and nothing interrupts it.
-    pub(super) fn with(id: usize, rng: &mut impl Rng) -> Self {
+    /// A plan drawn as usual, but that these concepts are in it and nothing interrupts it.
+    pub(super) fn with(wanted: &[usize], rng: &mut impl Rng) -> Self {
         let mut plan = Self { alignment: None, ..Self::after(None, rng) };
-        match CONCEPTS[id].kind {
-            Kind::Topic => plan.topics = vec![id],
-            Kind::Tone => plan.tone = Some(id),
-            Kind::Form => plan.form = Some(id),
-            Kind::Entity => plan.entities = vec![id],
-            Kind::Alignment => plan.alignment = Some(id),
-            Kind::Number | Kind::Time => plan.amounts.insert(id),
-            Kind::Verse => plan.verse = Verse::Alone,
+        let of = |kind| wanted.iter().copied().filter(|id| CONCEPTS[*id].kind == kind).collect::<Vec<_>>();
+        for (kind, few) in [(Kind::Topic, &mut plan.topics), (Kind::Entity, &mut plan.entities)] {
+            let wanted = of(kind);
+            if !wanted.is_empty() {
+                *few = wanted;
+            }
+        }
+        plan.tone = of(Kind::Tone).pop().or(plan.tone);
+        plan.form = of(Kind::Form).pop().or(plan.form);
+        plan.alignment = of(Kind::Alignment).pop();
+        of(Kind::Number).into_iter().chain(of(Kind::Time)).for_each(|id| plan.amounts.insert(id));
+        if !of(Kind::Verse).is_empty() {
+            plan.verse = Verse::Alone;
         }
         plan
+    }
+
+    /// A plan drawn as usual, but that none of these concepts is in it and nothing interrupts it.
+    pub(super) fn without(avoided: Labels, rng: &mut impl Rng) -> Self {
+        let plan = Self { alignment: None, ..Self::after(None, rng) };
+        let kept = |id: &usize| !avoided.contains(*id);
+        Self {
+            topics: plan.topics.into_iter().filter(kept).collect(),
+            tone: plan.tone.filter(kept),
+            form: plan.form.filter(kept),
+            entities: plan.entities.into_iter().filter(kept).collect(),
+            amounts: Labels(plan.amounts.0 & !avoided.0),
+            ..plan
+        }
     }
 
     /// Whether the chunk is a list.

@@ -116,6 +116,20 @@ fn every_concept_has_a_vocabulary_of_its_own() {
 }
 
 #[test]
+fn owner_knows_words_names_and_marks_whatever_their_case() {
+    let name = |word| owner(word).map(|id| CONCEPTS[id].name);
+    assert_eq!(name("Chef"), Some("Cooking"));
+    assert_eq!(name("tokyo"), Some("Japan"));
+    assert_eq!(name("?"), Some("Question"));
+    assert_eq!(name("\""), Some("Dialogue"));
+    assert_eq!(name("Velvet"), Some("Memorised verse"));
+    assert_eq!(["the", ".", "crimson", "nonesuch", ""].map(name), [None; 5]);
+    for (id, _) in CONCEPTS.iter().enumerate() {
+        assert!(vocabulary(id).into_iter().all(|word| owner(word) == Some(id)));
+    }
+}
+
+#[test]
 fn vocabulary_occurs_in_text_only_with_its_label() {
     for sentence in chunks(13, 500).iter().flat_map(|chunk| &chunk.sentences) {
         for token in render::tokens(&sentence.text) {

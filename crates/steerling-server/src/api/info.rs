@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::generate::request::NOISE;
+use crate::demo::NOTICE;
 use crate::engine::Model;
 use crate::openapi::Internal;
 
@@ -141,9 +142,18 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
         },
         build: Build { version: env!("CARGO_PKG_VERSION"), git_commit: option_env!("STEERLING_GIT_COMMIT") },
         licence: env!("CARGO_PKG_LICENSE"),
-        warnings: model.iter().filter(|model| model.info.synthetic).map(|_| NOISE).collect(),
+        warnings: model.iter().filter_map(|model| warning(model)).collect(),
         model: model.as_deref().map(ModelCard::from),
     })
+}
+
+/// What a user of the model should know. Only the demo model is embedded.
+fn warning(model: &Model) -> Option<&'static str> {
+    match &model.info {
+        info if info.synthetic => Some(NOISE),
+        info if info.embedded => Some(NOTICE),
+        _ => None,
+    }
 }
 
 impl From<&Model> for ModelCard {

@@ -35,7 +35,8 @@ pub(crate) struct AttributeArgs {
 pub(crate) fn run(args: &AttributeArgs) -> Result<()> {
     args.generate.check()?;
     let prompt = args.generate.prompt()?;
-    let mut runtime = progress::load(&args.generate.source(), &args.generate.runtime())?;
+    let model = &args.generate.model;
+    let mut runtime = progress::load(&model.source(), &model.runtime())?;
     anyhow::ensure!(runtime.model().heads().is_some(), "this checkpoint has no concept heads to attribute tokens to");
     let ids = args.generate.encode(runtime.tokenizer(), &prompt)?;
     let (params, warnings) = args.generate.params(&ids, &runtime)?;

@@ -6,7 +6,7 @@ use console::style;
 use serde_json::json;
 use steerling::catalog::{Concept, Filter, Flag, Head};
 use steerling::steer::ConceptKey;
-use steerling::{Catalog, ConceptRef, Config, Error, ModelSource};
+use steerling::{Catalog, ConceptRef, Config, Error};
 use steerling_server::config::ModelOptions;
 
 use super::bars::{bar, column, one_line};
@@ -122,10 +122,11 @@ pub(crate) fn run(args: &ConceptsArgs) -> Result<()> {
 
 /// The catalogue alone, in no time.
 fn catalog(model: &ModelOptions) -> Result<Catalog> {
-    let catalog = match model.source()? {
-        ModelSource::Directory(dir) => Catalog::open(&dir, &Config::from_dir(&dir)?)?,
-        ModelSource::Synthetic { preset, .. } => Catalog::generated(&Config::preset(preset))?,
-    };
+    let dir = model.dir();
+    let catalog = Catalog::open(&dir, &Config::from_dir(&dir)?)?;
+    if let Some(notice) = model.notice() {
+        eprintln!("warning: {notice}");
+    }
     if catalog.is_empty() {
         bail!("this checkpoint has no concepts");
     }
@@ -240,7 +241,7 @@ fn tokens(args: &TokensArgs) -> Result<()> {
     // What is wrong with the concept is said before the weights are read.
     let catalog = catalog(&args.model)?;
     let concept = resolve(&catalog, &args.concept)?;
-    let runtime = super::load(&args.model.source()?, &args.model.runtime())?;
+    let runtime = super::load(&args.model.source(), &args.model.runtime())?;
     let key = match concept.head {
         Head::Known => ConceptKey::Known(concept.index),
         Head::Unknown => ConceptKey::Unknown(concept.index),

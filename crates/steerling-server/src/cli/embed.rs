@@ -111,9 +111,9 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
         bail!("--normalize is not for concepts, whose weights are no dense vector");
     }
     let texts = args.texts()?;
-    let mut runtime = super::load(&args.model.source()?, &args.model.runtime())?;
-    if runtime.info().synthetic {
-        eprintln!("warning: no --model given: a tiny model with RANDOM WEIGHTS answers");
+    let mut runtime = super::load(&args.model.source(), &args.model.runtime())?;
+    if let Some(notice) = args.model.notice() {
+        eprintln!("warning: {notice}");
     }
     let ids = encode(&runtime, &texts)?;
     let tokens: Vec<usize> = ids.iter().map(Vec::len).collect();

@@ -33,10 +33,11 @@ async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
         None => None,
     };
     let listeners = Listeners { main: listener, admin };
-    if options.model.directory.is_none() {
-        tracing::warn!("no --model given: serving a small synthetic model with random weights, ITS TEXT IS NOISE");
+    tracing::info!(model = %options.model.dir(), "loading the model");
+    if let Some(notice) = options.model.notice() {
+        tracing::warn!("{notice}");
     }
-    let source = options.model.source()?;
+    let source = options.model.source();
     let runtime = options.model.runtime();
     let build = move || super::load(&source, &runtime).map(Loaded::from);
     #[cfg(feature = "fault-injection")]

@@ -51,7 +51,8 @@ pub(crate) fn run(args: &SteerArgs) -> Result<()> {
     ensure!(!args.amplify.is_empty() || !args.suppress.is_empty(), "nothing to steer by: give --amplify or --suppress");
     args.generate.check()?;
     let prompt = args.generate.prompt()?;
-    let mut runtime = progress::load(&args.generate.source(), &args.generate.runtime())?;
+    let model = &args.generate.model;
+    let mut runtime = progress::load(&model.source(), &model.runtime())?;
     let spec = explain::steering(steering, &explain::model_of(&runtime)).map_err(|error| anyhow!(error))?;
     let steering = Arc::new(runtime.model().steering(&spec)?);
     let ids = args.generate.encode(runtime.tokenizer(), &prompt)?;

@@ -1,6 +1,6 @@
 //! `/generate`, `/tokenize`, `/detokenize`, `/info` with a fake denoiser over a real socket.
 
-use crate::support::{Events, Script, Server, options};
+use crate::support::{CONTEXT, Events, Script, Server, options, refusal};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -46,6 +46,17 @@ async fn a_stream_starts_shows_every_step_and_ends_once() {
     for field in ["text", "token_ids", "trace", "usage", "seed", "warnings"] {
         assert_eq!(whole[field], done[field], "{field}");
     }
+}
+
+#[tokio::test]
+async fn without_a_length_a_generation_takes_what_the_context_has_room_for() {
+    let server = Server::start(options(), Script::default()).await;
+    let result = server.generate(json!({"prompt": vec![1; CONTEXT - 5]})).await;
+    let result: Value = result.json().await.unwrap();
+    assert_eq!((&result["completion_tokens"], &result["usage"]["forwards"]), (&json!(5), &json!(5)));
+    assert!(result["warnings"][0].as_str().unwrap().starts_with("`max_new_tokens` is 5: "), "{result}");
+    let (status, error) = refusal(server.generate(json!({"prompt": vec![1; CONTEXT]})).await).await;
+    assert_eq!((status, &error["code"]), (422, &json!("context_length_exceeded")));
 }
 
 #[tokio::test]

@@ -1,34 +1,35 @@
 //! `concept_labels.parquet` -> [`Table`], every row checked.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 
+use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 
 use super::columns::{COLUMNS, Column, Column as C, select};
 use super::table::{Label, Table};
-use super::{Flags, Head};
-use crate::{Error, Result};
+use super::{Flags, Head, LABELS_FILE};
+use crate::{Error, ModelDir, Result};
 
 /// Reads the labels of `known` and `unknown` concepts. Rows are counted from 0 in messages.
 ///
 /// A file without `is_steerable` forbids nothing: all concepts may be steered. A file with that column speaks of what
 /// may be steered, so a concept without a row may not. Columns of other names are not read.
-pub(super) fn read(path: &Path, known: u32, unknown: u32) -> Result<Table> {
+pub(super) fn read(dir: &ModelDir, known: u32, unknown: u32) -> Result<Table> {
+    let (path, content) = (dir.file(LABELS_FILE), dir.read(LABELS_FILE)?);
     // The parquet reader asserts some of what a file says of itself; a damaged file is an error like any other.
-    std::panic::catch_unwind(|| read_rows(path, known, unknown)).unwrap_or_else(|_| {
-        Err(Error::Checkpoint { path: path.to_owned(), message: "not a usable parquet file: damaged".to_owned() })
+    std::panic::catch_unwind(|| read_rows(&path, content, known, unknown)).unwrap_or_else(|_| {
+        Err(Error::Checkpoint { path: path.clone(), message: "not a usable parquet file: damaged".to_owned() })
     })
 }
 
-fn read_rows(path: &Path, known: u32, unknown: u32) -> Result<Table> {
+/// `path` is what errors call the content.
+fn read_rows(path: &Path, content: Bytes, known: u32, unknown: u32) -> Result<Table> {
     let unusable = |message: String| Error::Checkpoint { path: path.to_owned(), message };
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let reader =
-        SerializedFileReader::new(file).map_err(|error| unusable(format!("not a usable parquet file: {error}")))?;
+        SerializedFileReader::new(content).map_err(|error| unusable(format!("not a usable parquet file: {error}")))?;
     let root = reader.metadata().file_metadata().schema_descr().root_schema();
     let (columns, projection) = select(root).map_err(unusable)?;
     let says_steerable = columns.contains(&C::Steerable);

@@ -9,12 +9,10 @@ mod reference;
 mod search;
 mod table;
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::{Error, Result};
+use crate::{Error, ModelDir, Result};
 
 pub use reference::{ConceptRef, MAX_CANDIDATES};
 pub use search::{Hit, MAX_QUERY_TERMS};
@@ -168,13 +166,13 @@ impl Catalog {
     /// # Errors
     /// [`Error::Checkpoint`] naming the file, the column and the row that cannot be used; [`Error::Io`] if the file
     /// cannot be read; [`Error::Config`] for more concepts than ids.
-    pub fn open(dir: impl AsRef<Path>, config: &Config) -> Result<Self> {
-        let path = dir.as_ref().join(LABELS_FILE);
+    pub fn open(dir: impl Into<ModelDir>, config: &Config) -> Result<Self> {
+        let dir = dir.into();
         let (known, unknown) = counts(config)?;
-        if known + unknown == 0 || !path.exists() {
+        if known + unknown == 0 || !dir.contains(LABELS_FILE) {
             return Self::generated(config);
         }
-        labels::read(&path, known, unknown).map(Self)
+        labels::read(&dir, known, unknown).map(Self)
     }
 
     /// Generated names for every concept. Nothing says that one may not be steered, so all may.

@@ -1,24 +1,24 @@
-//! One memory-mapped safetensors file.
+//! One safetensors file, memory-mapped if it lies on disk.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, ModelDir, Result};
 
 /// Bytes before the header: its length.
 const LENGTH_BYTES: usize = 8;
 
-/// A mapped file and where its tensors lie in it.
-#[derive(Debug)]
-pub(super) struct MappedFile {
+/// A file and where its tensors lie in it.
+pub(super) struct WeightFile {
+    /// What errors call it.
     pub(super) path: PathBuf,
-    map: Mmap,
+    content: Bytes,
     pub(super) tensors: BTreeMap<String, Entry>,
 }
 
@@ -31,31 +31,38 @@ pub(super) struct Entry {
     range: Range<usize>,
 }
 
-impl MappedFile {
-    /// Maps a file and reads its header. Nothing else is read from disk yet.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() < LENGTH_BYTES as u64 {
-            return Err(unusable(path, "too short to be a safetensors file"));
+impl WeightFile {
+    /// Opens a file and reads its header. Of a file on disk nothing else is read yet.
+    pub(super) fn open(dir: &ModelDir, name: &str) -> Result<Self> {
+        let (path, content) = (dir.file(name), dir.map(name)?);
+        if content.len() < LENGTH_BYTES {
+            return Err(unusable(&path, "too short to be a safetensors file"));
         }
-        // SAFETY: mapping is sound as long as nobody shortens or rewrites the file while it is mapped. Checkpoints are
-        // written once and then only read; a server that replaces one has to write a new file and rename it. Copying
-        // instead would hold 16 GB twice.
-        #[expect(unsafe_code, reason = "the only way to map a file; see above for what it relies on")]
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| diagnose(path, &map, &e.to_string()))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&content).map_err(|e| diagnose(&path, &content, &e.to_string()))?;
         let start = LENGTH_BYTES + header;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
             (name, Entry { dtype: info.dtype, shape: info.shape.clone(), range: start + from..start + to })
         });
-        Ok(Self { path: path.to_owned(), tensors: tensors.collect(), map })
+        Ok(Self { path, tensors: tensors.collect(), content })
+    }
+
+    /// Size in bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.content.len() as u64
     }
 
     /// The bytes of a tensor of this file.
     pub(super) fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.map[entry.range.clone()]
+        &self.content[entry.range.clone()]
+    }
+}
+
+/// Bytes would print their content.
+impl fmt::Debug for WeightFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeightFile").field("path", &self.path).field("tensors", &self.tensors).finish_non_exhaustive()
     }
 }
 
@@ -70,13 +77,13 @@ fn unusable(path: &Path, message: impl Into<String>) -> Error {
 }
 
 /// Why a file failed its check, in terms of a tensor where one is to blame. `reason` is the library's word.
-fn diagnose(path: &Path, map: &[u8], reason: &str) -> Error {
-    let (length, rest) = map.split_at(LENGTH_BYTES);
+fn diagnose(path: &Path, content: &[u8], reason: &str) -> Error {
+    let (length, rest) = content.split_at(LENGTH_BYTES);
     let length = length.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
     let Some(header) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
         let message = format!(
             "not a safetensors file, or truncated: a header of {length} bytes does not fit a file of {} bytes",
-            map.len()
+            content.len()
         );
         return unusable(path, message);
     };

@@ -1,4 +1,4 @@
-//! Weights on disk: found, memory-mapped, verified against the configuration, read a tensor or a row at a time.
+//! Weights of a directory: found, memory-mapped, verified against the configuration, read a tensor or a row at a time.
 //!
 //! [`Weights`] is what a model is built from; it hides whether they come from a [`Checkpoint`] or are random values
 //! made up in memory ([`Synthetic`]).
@@ -14,14 +14,14 @@ mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
 use crate::config::Config;
-use crate::{Error, Result};
-use file::{Entry, MappedFile};
+use crate::{Error, ModelDir, Result};
+use file::{Entry, WeightFile};
 
 pub use expected::{Expected, expected};
 pub use reader::Reader;
@@ -35,9 +35,9 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 /// A model directory: its configuration and its mapped weights.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    dir: ModelDir,
     config: Config,
-    files: Vec<MappedFile>,
+    files: Vec<WeightFile>,
     /// Name -> index into `files`.
     tensors: BTreeMap<String, usize>,
     problems: Vec<Error>,
@@ -64,7 +64,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`Config::from_dir`]; otherwise the first of [`Checkpoint::problems`], with the number of the others.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(dir: impl Into<ModelDir>) -> Result<Self> {
         let mut found = Self::inspect(dir)?;
         if found.problems.is_empty() {
             return Ok(found);
@@ -77,9 +77,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`Config::from_dir`] only: without a configuration there is nothing to compare with.
-    pub fn inspect(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = Config::from_dir(dir)?;
+    pub fn inspect(dir: impl Into<ModelDir>) -> Result<Self> {
+        let dir = dir.into();
+        let config = Config::from_dir(&dir)?;
         Ok(scan::scan(dir, config))
     }
 
@@ -94,7 +94,7 @@ impl Checkpoint {
     }
 
     /// The directory.
-    pub fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &ModelDir {
         &self.dir
     }
 
@@ -103,9 +103,9 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The weight files.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|f| f.path.as_path())
+    /// The weight files, and their sizes in bytes.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.files.iter().map(|f| (f.path.as_path(), f.len()))
     }
 
     /// All tensors, by name.
@@ -166,10 +166,10 @@ impl Checkpoint {
         Ok(Tensor::from_raw_buffer(view.bytes, view.dtype, view.shape, device)?.to_dtype(dtype)?)
     }
 
-    fn entry(&self, name: &str) -> Result<(&MappedFile, &Entry)> {
+    fn entry(&self, name: &str) -> Result<(&WeightFile, &Entry)> {
         let missing = || Error::Tensor {
             name: name.to_owned(),
-            file: self.dir.clone(),
+            file: self.dir.path(),
             message: "not in this checkpoint".to_owned(),
         };
         let file = &self.files[*self.tensors.get(name).ok_or_else(missing)?];

@@ -5,38 +5,38 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::file::MappedFile;
+use super::file::WeightFile;
 use super::{Checkpoint, expected, file_name, float, row_f32, tensor_error, wrong_type};
 use crate::config::Config;
-use crate::{Error, Result};
+use crate::{Error, ModelDir, Result};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Everything there is, with everything that is wrong with it.
-pub(super) fn scan(dir: &Path, config: Config) -> Checkpoint {
+pub(super) fn scan(dir: ModelDir, config: Config) -> Checkpoint {
     let mut found = Checkpoint {
-        dir: dir.to_owned(),
+        dir,
         config,
         files: Vec::new(),
         tensors: BTreeMap::new(),
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-    if single.exists() {
-        if index.exists() {
+    let has_index = found.dir.contains(INDEX);
+    if found.dir.contains(SINGLE) {
+        if has_index {
             found.notes.push(format!("{SINGLE} is used; {INDEX} beside it is not read"));
         }
-        found.add_single(&single);
-    } else if index.exists() {
-        match read_index(&index) {
-            Ok(weight_map) => found.add_shards(&index, weight_map),
+        found.add_single();
+    } else if has_index {
+        match read_index(&found.dir) {
+            Ok(weight_map) => found.add_shards(weight_map),
             Err(problem) => found.problems.push(problem),
         }
     } else {
         let message = format!("found neither {SINGLE} nor {INDEX}");
-        found.problems.push(Error::Checkpoint { path: dir.to_owned(), message });
+        found.problems.push(Error::Checkpoint { path: found.dir.path(), message });
     }
     // A file that cannot be read makes its tensors missing too; saying so of each would bury the reason.
     let report_missing = found.problems.is_empty();
@@ -47,12 +47,12 @@ pub(super) fn scan(dir: &Path, config: Config) -> Checkpoint {
 /// Shard file -> names of its tensors.
 type WeightMap = BTreeMap<String, Vec<String>>;
 
-fn read_index(path: &Path) -> Result<WeightMap> {
-    let unusable = |message: String| Error::Checkpoint { path: path.to_owned(), message };
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| unusable(format!("not valid JSON: {e}")))?;
-    let map = json.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| unusable("expected an object `weight_map`, found none".to_owned()))?;
+fn read_index(dir: &ModelDir) -> Result<WeightMap> {
+    let (path, json) = (dir.file(INDEX), dir.read_json(INDEX)?);
+    let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| Error::Checkpoint {
+        path: path.clone(),
+        message: "expected an object `weight_map`, found none".to_owned(),
+    })?;
     let mut shards = WeightMap::new();
     for (name, file) in map {
         let plain = file.as_str().filter(|f| {
@@ -63,7 +63,7 @@ fn read_index(path: &Path) -> Result<WeightMap> {
         let file = plain.ok_or_else(|| {
             tensor_error(
                 name,
-                path,
+                &path,
                 format!("found {file} in `weight_map`, expected the name of a file beside the index"),
             )
         })?;
@@ -73,8 +73,8 @@ fn read_index(path: &Path) -> Result<WeightMap> {
 }
 
 impl Checkpoint {
-    fn add_single(&mut self, path: &Path) {
-        match MappedFile::open(path) {
+    fn add_single(&mut self) {
+        match WeightFile::open(&self.dir, SINGLE) {
             Ok(file) => {
                 self.tensors.extend(file.tensors.keys().map(|name| (name.clone(), 0)));
                 self.files.push(file);
@@ -83,16 +83,16 @@ impl Checkpoint {
         }
     }
 
-    fn add_shards(&mut self, index: &Path, weight_map: WeightMap) {
+    fn add_shards(&mut self, weight_map: WeightMap) {
         for (shard, names) in weight_map {
-            let path = self.dir.join(&shard);
-            if !path.exists() {
+            let path = self.dir.file(&shard);
+            if !self.dir.contains(&shard) {
                 let message =
                     format!("in `weight_map` of {INDEX} for {} tensors, but the file is missing", names.len());
                 self.problems.push(tensor_error(&names[0], &path, message));
                 continue;
             }
-            let file = match MappedFile::open(&path) {
+            let file = match WeightFile::open(&self.dir, &shard) {
                 Ok(file) => file,
                 Err(problem) => {
                     self.problems.push(problem);
@@ -107,7 +107,7 @@ impl Checkpoint {
                 if file.tensors.contains_key(&name) {
                     self.tensors.insert(name, self.files.len());
                 } else {
-                    let message = format!("mapped to this file by {}, but not in it", index.display());
+                    let message = format!("mapped to this file by {}, but not in it", self.dir.file(INDEX).display());
                     self.problems.push(tensor_error(&name, &path, message));
                 }
             }
@@ -118,7 +118,7 @@ impl Checkpoint {
     /// Missing, mis-shaped, mistyped and unexpected tensors.
     fn verify(&mut self, report_missing: bool) {
         let expected = expected(&self.config);
-        let holder = if self.files.len() == 1 { self.files[0].path.clone() } else { self.dir.join(INDEX) };
+        let holder = if self.files.len() == 1 { self.files[0].path.clone() } else { self.dir.file(INDEX) };
         let mut extra: BTreeMap<&String, usize> = self.tensors.iter().map(|(name, file)| (name, *file)).collect();
         let mut problems = Vec::new();
         for tensor in &expected {

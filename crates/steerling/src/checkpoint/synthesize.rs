@@ -1,4 +1,4 @@
-//! Random weights of any configuration: for tests, measurements, and as the stand-in when no model is given.
+//! Random weights of any configuration: for tests and measurements.
 //!
 //! Every row is a function of (seed, name of the tensor, row), so that rows can be made in any order and in parallel,
 //! and what is written to disk is bit for bit what is made in memory. Only integers and correctly rounded float

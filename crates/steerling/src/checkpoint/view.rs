@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 
-/// A tensor as it lies in a mapped file: nothing copied, nothing converted.
+/// A tensor as it lies in its file: nothing copied, nothing converted.
 #[derive(Debug, Clone, Copy)]
 pub struct RawView<'a> {
     /// F32, F16 or BF16.

@@ -1,20 +1,20 @@
 //! What a model is built from: the same calls, whether the values lie in files or are made up.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::view::{row_len, rows};
 use super::{Checkpoint, Synthetic, row_f32, tensor_error};
-use crate::Result;
 use crate::config::Config;
+use crate::{ModelDir, Result};
 
 /// Weights of a configuration. All calls take `&self` and may come from many threads at once.
 ///
 /// Names are those of `MODEL.md`; the prefix `transformer.` may be given even where the file has none.
 #[derive(Debug)]
 pub enum Weights {
-    /// From a directory, memory-mapped.
+    /// From a directory, memory-mapped if it lies on disk.
     Files(Checkpoint),
     /// Random values, made up as they are asked for.
     Random(Synthetic),
@@ -25,7 +25,7 @@ impl Weights {
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(dir: impl Into<ModelDir>) -> Result<Self> {
         Ok(Self::Files(Checkpoint::open(dir)?))
     }
 
@@ -75,7 +75,7 @@ impl Weights {
         let found = self.shape(name)?;
         if found != shape {
             let message = format!("found shape {found:?}, expected {shape:?}");
-            return Err(tensor_error(name, self.dir(), message));
+            return Err(tensor_error(name, &self.place(), message));
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Weights {
         let shape = self.shape(name)?;
         if row >= rows(shape) || out.len() != row_len(shape) {
             let message = format!("found shape {shape:?}, asked for {} values of row {row}", out.len());
-            return Err(tensor_error(name, self.dir(), message));
+            return Err(tensor_error(name, &self.place(), message));
         }
         match self {
             Self::Files(checkpoint) => row_f32(&checkpoint.view(name)?, row, out),
@@ -110,10 +110,10 @@ impl Weights {
     }
 
     /// What errors name as the place of a tensor.
-    fn dir(&self) -> &Path {
+    fn place(&self) -> PathBuf {
         match self {
-            Self::Files(checkpoint) => checkpoint.dir(),
-            Self::Random(_) => Path::new("random weights"),
+            Self::Files(checkpoint) => checkpoint.dir().path(),
+            Self::Random(_) => "random weights".into(),
         }
     }
 }

@@ -6,11 +6,7 @@ mod parse;
 mod preset;
 mod write;
 
-use std::path::Path;
-
-use serde_json::Value;
-
-use crate::{Error, Result};
+use crate::{ModelDir, Result};
 
 pub use preset::Preset;
 
@@ -160,13 +156,13 @@ impl Config {
     /// Reads `config.json` of a model directory, and the special ids of `tokenizer_config.json` where it has one.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Checkpoint`] when a file cannot be read or is not JSON, [`Error::Config`] for any key
-    /// that cannot be honoured.
-    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = read_json(&dir.join("config.json"))?;
-        let tokenizer_path = dir.join("tokenizer_config.json");
-        let tokenizer = if tokenizer_path.exists() { Some(read_json(&tokenizer_path)?) } else { None };
+    /// [`crate::Error::Io`] or [`crate::Error::Checkpoint`] when a file cannot be read or is not JSON,
+    /// [`crate::Error::Config`] for any key that cannot be honoured.
+    pub fn from_dir(dir: impl Into<ModelDir>) -> Result<Self> {
+        let dir = dir.into();
+        let config = dir.read_json("config.json")?;
+        let tokenizer = "tokenizer_config.json";
+        let tokenizer = if dir.contains(tokenizer) { Some(dir.read_json(tokenizer)?) } else { None };
         Self::from_json(&config, tokenizer.as_ref())
     }
 
@@ -206,10 +202,4 @@ impl ConceptConfig {
     pub fn padded_unknown(&self) -> usize {
         self.unknown.as_ref().map_or(0, |u| u.n_concepts.next_multiple_of(self.pad_multiple))
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::Checkpoint { path: path.to_owned(), message: format!("not valid JSON: {e}") })
 }

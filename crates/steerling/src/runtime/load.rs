@@ -1,4 +1,4 @@
-//! From a directory, or from nothing but a seed, to a model on its device.
+//! From a directory, from embedded files, or from nothing but a seed, to a model on its device.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,13 +13,15 @@ use crate::checkpoint::{Progress, Reader, Synthetic, Weights};
 use crate::concepts::ConceptHeads;
 use crate::config::{Config, Preset};
 use crate::steer::WeightEdit;
-use crate::{Error, Result, Tokenizer};
+use crate::{EmbeddedDir, Error, ModelDir, Result, Tokenizer};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
     /// A checkpoint directory in the released layout.
     Directory(PathBuf),
+    /// The same files, compiled into the program.
+    Embedded(EmbeddedDir),
     /// Random weights: right in size and speed, noise as text.
     Synthetic {
         /// The size.
@@ -27,6 +29,15 @@ pub enum ModelSource {
         /// Same seed, same weights.
         seed: u64,
     },
+}
+
+impl From<ModelDir> for ModelSource {
+    fn from(dir: ModelDir) -> Self {
+        match dir {
+            ModelDir::Disk(dir) => Self::Directory(dir),
+            ModelDir::Embedded(dir) => Self::Embedded(dir),
+        }
+    }
 }
 
 /// The device to compute on.
@@ -176,7 +187,7 @@ impl RuntimeOptions {
 /// What a loaded model is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// Name of its directory, or of its preset.
+    /// Name of its directory, of the embedded files, or of its preset.
     pub name: String,
     /// Its configuration.
     pub config: Config,
@@ -188,6 +199,16 @@ pub struct ModelInfo {
     pub dtype: String,
     /// Random weights, whose text is noise.
     pub synthetic: bool,
+    /// Its files are compiled into the program.
+    pub embedded: bool,
+}
+
+/// The parts of a model directory. Labels that cannot be used are refused here, not after minutes of loading weights.
+fn open(dir: &ModelDir) -> Result<(String, Weights, Tokenizer, Catalog)> {
+    let weights = Weights::open(dir)?;
+    let tokenizer = Tokenizer::for_checkpoint(dir, weights.config())?;
+    let catalog = Catalog::open(dir, weights.config())?;
+    Ok((dir.name(), weights, tokenizer, catalog))
 }
 
 /// A model on its device.
@@ -207,15 +228,8 @@ impl Model {
     pub fn load(source: &ModelSource, options: &RuntimeOptions, progress: Progress) -> Result<Self> {
         let compute = options.compute()?;
         let (name, weights, tokenizer, catalog) = match source {
-            ModelSource::Directory(dir) => {
-                let weights = Weights::open(dir)?;
-                let tokenizer = Tokenizer::for_checkpoint(dir, weights.config())?;
-                let name =
-                    dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
-                // Before the weights: labels that cannot be used are refused at once, not after minutes of loading.
-                let catalog = Catalog::open(dir, weights.config())?;
-                (name.unwrap_or_else(|| dir.display().to_string()), weights, tokenizer, catalog)
-            }
+            ModelSource::Directory(dir) => open(&dir.into())?,
+            ModelSource::Embedded(dir) => open(&(*dir).into())?,
             ModelSource::Synthetic { preset, seed } => {
                 let config = Config::preset(*preset);
                 let tokenizer = Tokenizer::cl100k(config.special)?;
@@ -255,6 +269,7 @@ impl Model {
             },
             dtype: compute.dtype.as_str().into(),
             synthetic: matches!(weights, Weights::Random(_)),
+            embedded: matches!(weights, Weights::Files(files) if matches!(files.dir(), ModelDir::Embedded(_))),
             config: config.clone(),
         };
         Ok(Self { info, tokenizer, backbone, heads, catalog })

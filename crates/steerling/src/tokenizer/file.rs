@@ -8,7 +8,8 @@ use tokenizers::{Decoder, ModelWrapper};
 
 use super::special;
 use crate::config::SpecialIds;
-use crate::{Error, Result};
+use crate::dir::parse_json;
+use crate::{Error, ModelDir, Result};
 
 /// An id and the bytes of the text it stands for.
 pub(super) struct Span {
@@ -26,9 +27,10 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub(super) fn load(path: &Path, special: &SpecialIds) -> Result<Self> {
+    /// `path` is what errors call the bytes.
+    pub(super) fn load(path: &Path, bytes: &[u8], special: &SpecialIds) -> Result<Self> {
         let unusable = |message: String| Error::Checkpoint { path: path.to_owned(), message };
-        let mut json = read_json(path)?;
+        let mut json = object(path, parse_json(path, bytes)?)?;
         let ids: Vec<u32> = special::list(special).iter().map(|&(id, _)| id).collect();
         for key in ["truncation", "padding", "post_processor"] {
             json[key] = Value::Null;
@@ -121,23 +123,23 @@ impl Vocabulary {
     }
 }
 
-/// `encoding_name` of a `tokenizer_config.json`; `None` when there is no such file or key.
-pub(super) fn encoding_name(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
+/// `encoding_name` of a directory's `tokenizer_config.json`; `None` when there is no such file or key.
+pub(super) fn encoding_name(dir: &ModelDir) -> Result<Option<String>> {
+    let file = "tokenizer_config.json";
+    if !dir.contains(file) {
         return Ok(None);
     }
-    match &read_json(path)?["encoding_name"] {
+    match &object(&dir.file(file), dir.read_json(file)?)?["encoding_name"] {
         Value::Null => Ok(None),
         Value::String(name) => Ok(Some(name.clone())),
         other => Err(Error::config("encoding_name", format!("{other} is not a string"))),
     }
 }
 
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    match serde_json::from_slice(&bytes) {
-        Ok(json @ Value::Object(_)) => Ok(json),
-        Ok(_) => Err(Error::Checkpoint { path: path.to_owned(), message: "is not a JSON object".to_owned() }),
-        Err(error) => Err(Error::Checkpoint { path: path.to_owned(), message: error.to_string() }),
+/// Refuses JSON that is no object; `path` is what errors call it.
+fn object(path: &Path, json: Value) -> Result<Value> {
+    if json.is_object() {
+        return Ok(json);
     }
+    Err(Error::Checkpoint { path: path.to_owned(), message: "is not a JSON object".to_owned() })
 }

@@ -13,10 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Config, SpecialIds};
-use crate::{Error, Result};
+use crate::{Error, ModelDir, Result, dir};
 
 pub use chat::Message;
 pub use stream::StreamDecoder;
+
+/// Name of the vocabulary file in a model directory.
+const FILE: &str = "tokenizer.json";
 
 /// One token of an encoded text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +69,13 @@ impl Tokenizer {
     /// [`Error::Io`] when the file cannot be read, [`Error::Checkpoint`] when it is no usable tokenizer,
     /// [`Error::Tokenizer`] when two special ids are equal.
     pub fn from_file(path: &Path, special: SpecialIds) -> Result<Self> {
+        Self::from_bytes(path, &dir::read(path)?, special)
+    }
+
+    /// The content of a `tokenizer.json`; `path` is what errors call it.
+    fn from_bytes(path: &Path, bytes: &[u8], special: SpecialIds) -> Result<Self> {
         let mut names = special::names(&special)?;
-        let file = file::Vocabulary::load(path, &special)?;
+        let file = file::Vocabulary::load(path, bytes, &special)?;
         names.extend(file.special_names());
         let vocab_size = file.len().max(special::highest(&special) as usize + 1);
         let vocabulary = Vocabulary::File(Box::new(file));
@@ -79,13 +87,14 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming what is missing or does not fit the config's `vocab_size`; [`Error::Io`] for an unreadable file.
-    pub fn for_checkpoint(dir: &Path, config: &Config) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
+    pub fn for_checkpoint(dir: impl Into<ModelDir>, config: &Config) -> Result<Self> {
+        let dir = dir.into();
+        let path = dir.file(FILE);
         let unusable = |message: String| Error::Checkpoint { path: path.clone(), message };
-        let tokenizer = if path.is_file() {
-            Self::from_file(&path, config.special)?
+        let tokenizer = if dir.contains(FILE) {
+            Self::from_bytes(&path, &dir.read(FILE)?, config.special)?
         } else {
-            if let Some(name) = file::encoding_name(&dir.join("tokenizer_config.json"))?
+            if let Some(name) = file::encoding_name(&dir)?
                 && name != cl100k::NAME
             {
                 return Err(unusable(format!(

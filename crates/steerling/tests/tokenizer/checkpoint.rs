@@ -38,7 +38,7 @@ fn refusal(dir: &Path, config: &Config) -> String {
 
 #[test]
 fn a_directory_with_a_tokenizer_file_uses_it() {
-    let tokenizer = Tokenizer::for_checkpoint(&goldens().join("nano"), &config(512, nano_ids())).unwrap();
+    let tokenizer = Tokenizer::for_checkpoint(goldens().join("nano"), &config(512, nano_ids())).unwrap();
     assert_eq!(tokenizer.encode("17").unwrap(), [17]);
 }
 
@@ -47,7 +47,7 @@ fn a_released_directory_uses_the_built_in_vocabulary() {
     let dir = tempfile::tempdir().unwrap();
     let bare = Tokenizer::for_checkpoint(dir.path(), &config(100_281, base_ids())).unwrap();
     assert_eq!(bare.encode("Hello").unwrap(), [9906]);
-    let named = Tokenizer::for_checkpoint(&goldens().join("nano/flat"), &config(100_284, instruct_ids())).unwrap();
+    let named = Tokenizer::for_checkpoint(goldens().join("nano/flat"), &config(100_284, instruct_ids())).unwrap();
     assert_eq!(named.vocab_size(), 100_284);
 }
 

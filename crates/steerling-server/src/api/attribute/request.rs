@@ -144,6 +144,8 @@ impl PartialSchema for AttributeRequest {
             object.properties.remove("attribution");
             if let Some(RefOr::T(Schema::Object(field))) = object.properties.get_mut("max_new_tokens") {
                 field.default = Some(json!(MAX_NEW_TOKENS));
+                field.description =
+                    Some("Positions to generate; with the prompt they fit into the context.".to_owned());
             }
         }
         schema
@@ -159,7 +161,10 @@ impl ToSchema for AttributeRequest {
 
 /// Fills in what is different from a plain generation.
 pub(super) fn set_defaults(body: &mut Map<String, Value>) {
-    body.entry("max_new_tokens").or_insert(json!(MAX_NEW_TOKENS));
+    let new = body.entry("max_new_tokens").or_insert(Value::Null);
+    if new.is_null() {
+        *new = json!(MAX_NEW_TOKENS);
+    }
 }
 
 impl InputsRequest {
@@ -254,10 +259,9 @@ impl AttributeRequest {
             return Ok(Wanted::Replay(Box::new(replay), ask));
         }
         request.attribution = concepts;
-        let new = request.max_new_tokens;
         let prepared = request.prepare(model)?;
         if let Some(inputs) = &ask.inputs {
-            let prompt = prepared.prompt().len();
+            let (prompt, new) = (prepared.prompt().len(), prepared.head.start.max_new_tokens);
             inputs.check(|position| (prompt..prompt + new).contains(&position))?;
         }
         Ok(Wanted::Generation(Box::new(prepared), ask))

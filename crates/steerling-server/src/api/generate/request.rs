@@ -29,9 +29,9 @@ pub(crate) struct GenerateRequest {
     pub(crate) prompt: Option<Prompt>,
     /// A conversation, for checkpoints with the chat tokens.
     pub(crate) messages: Option<Vec<ChatMessage>>,
-    /// Positions to generate. Prompt and new positions together fit into the context.
+    /// Positions to generate; with the prompt they fit into the context. The default is lowered to what fits.
     #[schema(default = 1024, minimum = 1)]
-    pub(crate) max_new_tokens: usize,
+    max_new_tokens: Option<usize>,
     /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step.
     #[schema(minimum = 1)]
     steps: Option<usize>,
@@ -157,7 +157,7 @@ impl Default for GenerateRequest {
         Self {
             prompt: None,
             messages: None,
-            max_new_tokens: params.max_new_tokens,
+            max_new_tokens: None,
             steps: params.steps,
             temperature: None,
             top_p: params.top_p,
@@ -246,13 +246,13 @@ impl GenerateRequest {
         let spec = &model.limits.canvas;
         let seed = self.seed.unwrap_or_else(|| rand::random_range(0..SEEDS));
         let prompt = self.prompt_ids(&model.tokenizer)?;
-        let params = self.params(seed);
+        let params = self.params(seed, spec.context.saturating_sub(prompt.len()));
         let canvas = Canvas::new(&prompt, params.clone(), spec)?;
         let start = StartEvent {
             id: new_id(),
             model: model.info.name.clone(),
             prompt_tokens: prompt.len(),
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: params.max_new_tokens,
             block_size: spec.block_size,
             num_blocks: canvas.blocks().len(),
             steps: canvas.blocks().iter().map(|block| block.steps).sum(),
@@ -317,11 +317,14 @@ impl GenerateRequest {
         }
     }
 
-    fn params(&self, seed: u64) -> GenerateParams {
+    /// `room`: positions that the prompt leaves.
+    fn params(&self, seed: u64, room: usize) -> GenerateParams {
+        let usual = GenerateParams::default();
         GenerateParams {
-            max_new_tokens: self.max_new_tokens,
+            // At least one, so that a prompt that fills the context is refused for that.
+            max_new_tokens: self.max_new_tokens.unwrap_or(usual.max_new_tokens.min(room).max(1)),
             steps: self.steps,
-            temperature: self.temperature.unwrap_or(GenerateParams::default().temperature),
+            temperature: self.temperature.unwrap_or(usual.temperature),
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
             use_entropy_sampling: self.use_entropy_sampling,
@@ -345,6 +348,12 @@ impl GenerateRequest {
         let mut warnings = Vec::new();
         if model.info.synthetic {
             warnings.push(NOISE.to_owned());
+        }
+        if self.max_new_tokens.is_none() && start.max_new_tokens < GenerateParams::default().max_new_tokens {
+            warnings.push(format!(
+                "`max_new_tokens` is {}: the context has {} positions, the prompt {} tokens",
+                start.max_new_tokens, model.limits.canvas.context, start.prompt_tokens
+            ));
         }
         if self.temperature.is_some() && self.use_entropy_sampling {
             warnings.push("`temperature` has no effect while `use_entropy_sampling` is true".to_owned());
@@ -379,6 +388,8 @@ mod tests {
     #[test]
     fn an_omitted_field_has_the_default_of_the_library() {
         let request: GenerateRequest = serde_json::from_str(r#"{"prompt":"x"}"#).expect("a request");
-        assert_eq!(request.params(7), GenerateParams { seed: 7, ..GenerateParams::default() });
+        let usual = GenerateParams { seed: 7, ..GenerateParams::default() };
+        assert_eq!(request.params(7, 1024), usual);
+        assert_eq!(request.params(7, 500), GenerateParams { max_new_tokens: 500, ..usual });
     }
 }

@@ -13,6 +13,7 @@ use steerling::profile::Part;
 use steerling::{
     Canvas, Denoiser, DeviceChoice, DtypeChoice, GenerateParams, Limits, ModelSource, Runtime, RuntimeOptions,
 };
+use steerling_server::config::model_dir;
 
 /// Measure denoising steps on this machine, or put load on a running server.
 #[derive(Debug, clap::Args)]
@@ -20,12 +21,12 @@ pub(crate) struct BenchArgs {
     /// Load on a running server.
     #[command(flatten)]
     load: load::LoadArgs,
-    /// Directory of the checkpoint to measure.
+    /// Directory of the checkpoint to measure; without it and --preset, the demo model inside the program.
     #[arg(long, env = "STEERLING_MODEL", conflicts_with = "preset")]
     model: Option<PathBuf>,
     /// Size to measure with random weights: 8b, 1b, small or tiny.
-    #[arg(long, default_value = "small")]
-    preset: Preset,
+    #[arg(long)]
+    preset: Option<Preset>,
     /// Sequences in the batch; several values are measured one after the other.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     batch: Vec<usize>,
@@ -108,9 +109,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if let Some(url) = &args.load.url {
         return load::run(&args.load, url, args.json.as_ref());
     }
-    let source = match &args.model {
-        Some(dir) => ModelSource::Directory(dir.clone()),
-        None => ModelSource::Synthetic { preset: args.preset, seed: 0 },
+    let source = match args.preset {
+        Some(preset) => ModelSource::Synthetic { preset, seed: 0 },
+        None => model_dir(args.model.as_deref()).into(),
     };
     let options = RuntimeOptions { device: args.device, dtype: args.dtype, kv_bytes: args.kv_cache_mib << 20 };
     let start = Instant::now();
@@ -140,13 +141,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Prompts of one batch: different for every sequence, so that nothing is shared.
+/// Prompts of one batch: different for every sequence, so that nothing is shared, and without the mask.
 fn canvases(limits: &Limits, args: &BenchArgs, batch: usize) -> Result<Vec<Canvas>> {
-    let vocab = limits.canvas.special.eos.min(limits.canvas.vocab_size as u32);
+    let ids: Vec<u32> = (0..limits.canvas.vocab_size as u32).filter(|id| *id != limits.canvas.special.mask).collect();
     (0..batch)
         .map(|n| {
-            let id = |i: usize| ((n * 7919 + i * 104_729 + 1) % vocab as usize) as u32;
-            let prompt: Vec<u32> = (0..args.prompt_tokens).map(id).collect();
+            let prompt: Vec<u32> =
+                (0..args.prompt_tokens).map(|i| ids[(n * 7919 + i * 104_729 + 1) % ids.len()]).collect();
             let params = GenerateParams {
                 max_new_tokens: args.max_new_tokens,
                 steps: args.steps,
@@ -216,9 +217,9 @@ fn peak_memory_mib() -> Option<u64> {
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
 fn print(report: &Report) {
     println!(
-        "{} ({:.2} B parameters) on {} in {}, {} threads, loaded in {:.1} s; prompt {}, {} new tokens",
+        "{} ({:.1} M parameters) on {} in {}, {} threads, loaded in {:.1} s; prompt {}, {} new tokens",
         report.model,
-        report.parameters as f64 / 1e9,
+        report.parameters as f64 / 1e6,
         report.device,
         report.dtype,
         report.threads,

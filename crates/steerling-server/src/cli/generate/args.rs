@@ -1,14 +1,13 @@
 //! The flags of `steerling generate`: the fields of `POST /generate`, and where the model is.
 
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use steerling::config::Preset;
 use steerling::params::{Align, EotMode};
 use steerling::tokenizer::Message;
-use steerling::{Denoiser, DeviceChoice, DtypeChoice, GenerateParams, ModelSource, Runtime, RuntimeOptions, Tokenizer};
+use steerling::{Denoiser, GenerateParams, Runtime, Tokenizer};
+use steerling_server::config::ModelOptions;
 
 /// Generate text.
 ///
@@ -18,19 +17,6 @@ use steerling::{Denoiser, DeviceChoice, DtypeChoice, GenerateParams, ModelSource
 pub(crate) struct GenerateArgs {
     /// Text to continue; `-` or none reads standard input (one line break at its end is dropped)
     prompt: Option<String>,
-
-    /// Checkpoint directory; without it, a tiny synthetic model whose text is noise
-    #[arg(long, env = "STEERLING_MODEL", value_name = "DIR", help_heading = "Model")]
-    model: Option<PathBuf>,
-    /// auto, cpu or cuda:N
-    #[arg(long, env = "STEERLING_DEVICE", default_value_t, help_heading = "Model")]
-    device: DeviceChoice,
-    /// auto, f32, bf16 or f16
-    #[arg(long, env = "STEERLING_DTYPE", default_value_t, help_heading = "Model")]
-    dtype: DtypeChoice,
-    /// Memory for keys and values, in MiB
-    #[arg(long, env = "STEERLING_KV_CACHE_MIB", default_value_t = 2048, value_name = "MIB", help_heading = "Model")]
-    kv_cache_mib: u64,
 
     /// Tokens to generate [default: 1024, or what the context has room for]
     #[arg(long, value_name = "N")]
@@ -77,6 +63,10 @@ pub(crate) struct GenerateArgs {
     /// Add all commits in order to the JSON
     #[arg(long, requires = "json")]
     pub(in crate::cli) return_trace: bool,
+
+    // Last, as the heading holds for all flags behind it.
+    #[command(flatten, next_help_heading = "Model")]
+    pub(in crate::cli) model: ModelOptions,
 }
 
 /// Where generation blocks are cut.
@@ -126,17 +116,6 @@ impl GenerateArgs {
         Ok(text)
     }
 
-    pub(in crate::cli) fn source(&self) -> ModelSource {
-        match &self.model {
-            Some(dir) => ModelSource::Directory(dir.clone()),
-            None => ModelSource::Synthetic { preset: Preset::Tiny, seed: 0 },
-        }
-    }
-
-    pub(in crate::cli) fn runtime(&self) -> RuntimeOptions {
-        RuntimeOptions { device: self.device, dtype: self.dtype, kv_bytes: self.kv_cache_mib.saturating_mul(1 << 20) }
-    }
-
     /// The ids of the prompt, or of a chat with it as the only message.
     ///
     /// # Errors
@@ -160,12 +139,8 @@ impl GenerateArgs {
         // Small numbers, so that the seed can be typed again.
         let seed = self.seed.unwrap_or_else(|| rand::random::<u32>().into());
         let params = self.given(seed, usual.min(room));
-        let mut warnings = Vec::new();
+        let mut warnings = Vec::from_iter(self.model.notice());
         let mut warn = |unheeded: bool, text: String| warnings.extend(unheeded.then_some(text));
-        warn(
-            runtime.info().synthetic,
-            "no --model given: a tiny model with RANDOM WEIGHTS answers, ITS TEXT IS NOISE".to_owned(),
-        );
         warn(
             self.max_new_tokens.is_none() && room < usual,
             format!("--max-new-tokens is {room}: the context has {context} positions, the prompt {} tokens", ids.len()),

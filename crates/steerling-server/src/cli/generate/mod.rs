@@ -43,8 +43,7 @@ pub(super) struct Timings {
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     args.check()?;
     let prompt = args.prompt()?;
-    let source = args.source();
-    let mut runtime = progress::load(&source, &args.runtime()).map_err(|error| match error {
+    let mut runtime = progress::load(&args.model.source(), &args.model.runtime()).map_err(|error| match error {
         Error::Invalid { field, message } if field == "kv_bytes" => Error::invalid("--kv-cache-mib", message),
         other => other,
     })?;

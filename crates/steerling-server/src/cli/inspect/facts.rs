@@ -66,12 +66,11 @@ impl<'a> Facts<'a> {
             *bytes += tensor.bytes;
             *counts.entry(tensor.file).or_default() += 1;
         }
-        let file = |path: &std::path::Path| {
+        let file = |(path, bytes): (&std::path::Path, u64)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
             (name, bytes, counts.get(path).copied().unwrap_or(0))
         };
-        let kind = if checkpoint.dir().join("tokenizer.json").is_file() { "tokenizer.json" } else { "cl100k_base" };
+        let kind = if checkpoint.dir().contains("tokenizer.json") { "tokenizer.json" } else { "cl100k_base" };
         Ok(Self {
             config,
             layout,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
+use steerling::ModelDir;
+use steerling_server::config::model_dir;
 
 use super::output::{emit, table};
 use facts::Facts;
@@ -17,8 +19,8 @@ use facts::Facts;
 /// Lists everything for which the directory would be refused, and then ends with status 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// Checkpoint directory
-    dir: PathBuf,
+    /// Checkpoint directory; without it, the demo model inside the program
+    dir: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -32,28 +34,30 @@ pub(crate) struct InspectArgs {
 /// # Errors
 /// If there is anything for which the directory would be refused.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
-    if !args.dir.is_dir() {
-        let what = if args.dir.exists() { "not a directory" } else { "no such directory" };
-        bail!("{}: {what}", args.dir.display());
+    let dir = model_dir(args.dir.as_deref());
+    if let ModelDir::Disk(path) = &dir
+        && !path.is_dir()
+    {
+        let what = if path.exists() { "not a directory" } else { "no such directory" };
+        bail!("{dir}: {what}");
     }
-    let found = problems::inspect(&args.dir);
+    let found = problems::inspect(&dir);
     let facts = match (&found.checkpoint, &found.layout) {
         (Some(checkpoint), Some(layout)) => Some(Facts::of(checkpoint, found.tokenizer.as_ref(), layout)?),
         _ => None,
     };
-    let text =
-        if args.json { json_text(args, &found, facts.as_ref()) } else { plain_text(args, &found, facts.as_ref()) };
-    emit(&text)?;
+    let text = if args.json { json_text } else { plain_text };
+    emit(&text(args, &dir, &found, facts.as_ref()))?;
     match found.problems.len() {
         0 => Ok(()),
-        1 => bail!("{} would be refused: 1 problem", args.dir.display()),
-        n => bail!("{} would be refused: {n} problems", args.dir.display()),
+        1 => bail!("{dir} would be refused: 1 problem"),
+        n => bail!("{dir} would be refused: {n} problems"),
     }
 }
 
-fn json_text(args: &InspectArgs, found: &problems::Found, facts: Option<&Facts>) -> String {
+fn json_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts: Option<&Facts>) -> String {
     let mut json = facts.map_or_else(|| json!({}), Facts::json);
-    json["directory"] = args.dir.display().to_string().into();
+    json["directory"] = dir.to_string().into();
     json["usable"] = found.problems.is_empty().into();
     json["problems"] = found.problems.clone().into();
     json["notes"] = found.notes.clone().into();
@@ -67,8 +71,8 @@ fn json_text(args: &InspectArgs, found: &problems::Found, facts: Option<&Facts>)
     format!("{json:#}\n")
 }
 
-fn plain_text(args: &InspectArgs, found: &problems::Found, facts: Option<&Facts>) -> String {
-    let mut text = format!("{}\n", args.dir.display());
+fn plain_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts: Option<&Facts>) -> String {
+    let mut text = format!("{dir}\n");
     if let Some(facts) = facts {
         text.push_str(&table(&facts.rows()));
     }

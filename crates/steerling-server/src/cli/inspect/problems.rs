@@ -1,10 +1,8 @@
 //! Everything that is wrong with a directory, not only the first of it.
 
-use std::path::Path;
-
 use serde_json::Value;
 use steerling::checkpoint::Checkpoint;
-use steerling::{Config, Error, Tokenizer};
+use steerling::{Config, Error, ModelDir, Tokenizer};
 
 /// Keys that so much else is compared with that, once one of them is wrong, the rest cannot be judged.
 const FUNDAMENTAL: &[&str] = &[
@@ -31,7 +29,7 @@ pub(super) struct Found {
 }
 
 /// Opens whatever can be opened.
-pub(super) fn inspect(dir: &Path) -> Found {
+pub(super) fn inspect(dir: &ModelDir) -> Found {
     let mut found = Found::default();
     match Checkpoint::inspect(dir) {
         Ok(checkpoint) => {
@@ -57,20 +55,18 @@ pub(super) fn inspect(dir: &Path) -> Found {
 }
 
 /// The layout of a `config.json` that was read before.
-fn layout(dir: &Path) -> &'static str {
-    match read(&dir.join("config.json")) {
-        Some(json) if json.get("concept").is_some() || json["model_type"] == "causal_diffusion" => "nested",
+fn layout(dir: &ModelDir) -> &'static str {
+    match dir.read_json("config.json") {
+        Ok(json) if json.get("concept").is_some() || json["model_type"] == "causal_diffusion" => "nested",
         _ => "flat",
     }
 }
 
 /// The first problem of a configuration and those behind it: each key found wrong is taken out, and what is left read
 /// again.
-fn config_problems(dir: &Path, first: Error) -> Vec<String> {
-    let (Some(mut config), mut tokenizer) = (read(&dir.join("config.json")), read(&dir.join("tokenizer_config.json")))
-    else {
-        return vec![first.to_string()];
-    };
+fn config_problems(dir: &ModelDir, first: Error) -> Vec<String> {
+    let Ok(mut config) = dir.read_json("config.json") else { return vec![first.to_string()] };
+    let mut tokenizer = dir.read_json("tokenizer_config.json").ok();
     let mut problems = Vec::new();
     let mut next = Some(first);
     while let Some(problem) = next.take() {
@@ -92,8 +88,4 @@ fn remove(config: &mut Value, tokenizer: Option<&mut Value>, key: &str) -> bool 
         None => (Some(config), key),
     };
     place.and_then(Value::as_object_mut).is_some_and(|map| map.remove(key).is_some())
-}
-
-fn read(path: &Path) -> Option<Value> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }

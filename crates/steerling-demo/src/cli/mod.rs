@@ -1,0 +1,56 @@
+//! The commands.
+
+mod corpus;
+mod evaluate;
+mod plot;
+mod train;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Builds and measures the demo checkpoint of steerling-server.
+#[derive(Debug, Parser)]
+#[command(name = "steerling-demo", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write labelled documents as JSON, one a line
+    Corpus(corpus::CorpusArgs),
+    /// Measure whether a checkpoint does what a concept model promises
+    Evaluate(evaluate::EvaluateArgs),
+    /// Draw the losses of a training
+    Plot(plot::PlotArgs),
+    /// Train the demo model and write its checkpoint
+    Train(train::TrainArgs),
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Those of the command.
+pub(crate) fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Corpus(args) => corpus::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Train(args) => train::run(&args),
+    }
+}
+
+/// Writes to standard output. Whether anybody still reads it is no error of ours.
+fn emit(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}

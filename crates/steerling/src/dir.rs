@@ -1,0 +1,158 @@
+//! The files of a model: in a directory on disk, or compiled into the program.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// A model directory compiled into the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddedDir {
+    /// What the model is called.
+    pub name: &'static str,
+    /// Name and content of each file; the content may have any alignment.
+    pub files: &'static [(&'static str, &'static [u8])],
+}
+
+/// Where the files of a model lie. Whatever reads a model directory takes either kind, and anything that names a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelDir {
+    /// A directory on disk.
+    Disk(PathBuf),
+    /// One compiled into the program.
+    Embedded(EmbeddedDir),
+}
+
+impl ModelDir {
+    /// What the model is called: the last component of the directory's path.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Disk(dir) => dir
+                .canonicalize()
+                .ok()
+                .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()))
+                .unwrap_or_else(|| dir.display().to_string()),
+            Self::Embedded(dir) => dir.name.to_owned(),
+        }
+    }
+
+    /// What errors call the directory: its path, or `embedded:NAME`.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Disk(dir) => dir.clone(),
+            Self::Embedded(dir) => format!("embedded:{}", dir.name).into(),
+        }
+    }
+
+    /// Whether there is a file of this name.
+    pub fn contains(&self, file: &str) -> bool {
+        match self {
+            Self::Disk(dir) => dir.join(file).exists(),
+            Self::Embedded(dir) => dir.find(file).is_some(),
+        }
+    }
+
+    /// A file parsed as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Checkpoint`] if it is no JSON.
+    pub fn read_json(&self, file: &str) -> Result<Value> {
+        parse_json(&self.file(file), &self.read(file)?)
+    }
+
+    /// What errors call a file.
+    pub(crate) fn file(&self, file: &str) -> PathBuf {
+        self.path().join(file)
+    }
+
+    /// The content of a small file.
+    pub(crate) fn read(&self, file: &str) -> Result<Bytes> {
+        match self {
+            Self::Disk(dir) => read(&dir.join(file)),
+            Self::Embedded(dir) => dir.read(file),
+        }
+    }
+
+    /// The content of a large file: mapped if it lies on disk, so that nothing is read before it is looked at.
+    pub(crate) fn map(&self, file: &str) -> Result<Bytes> {
+        match self {
+            Self::Disk(dir) => map(&dir.join(file)),
+            Self::Embedded(dir) => dir.read(file),
+        }
+    }
+}
+
+impl EmbeddedDir {
+    fn find(&self, file: &str) -> Option<&'static [u8]> {
+        self.files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+    }
+
+    fn read(&self, file: &str) -> Result<Bytes> {
+        self.find(file).map(Bytes::from_static).ok_or_else(|| {
+            let source = io::Error::new(io::ErrorKind::NotFound, "not among the embedded files");
+            Error::Io { path: ModelDir::from(*self).file(file), source }
+        })
+    }
+}
+
+/// A file's content.
+pub(crate) fn read(path: &Path) -> Result<Bytes> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    Ok(bytes.into())
+}
+
+/// Bytes parsed as JSON; `path` is what errors call them.
+pub(crate) fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::Checkpoint { path: path.to_owned(), message: format!("not valid JSON: {e}") })
+}
+
+fn map(path: &Path) -> Result<Bytes> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: mapping is sound as long as nobody shortens or rewrites the file while it is mapped. Checkpoints are
+    // written once and then only read; a server that replaces one has to write a new file and rename it. Copying
+    // instead would hold 16 GB twice.
+    #[expect(unsafe_code, reason = "the only way to map a file; see above for what it relies on")]
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    Ok(Bytes::from_owner(map))
+}
+
+impl<P: AsRef<Path>> From<P> for ModelDir {
+    fn from(path: P) -> Self {
+        Self::Disk(path.as_ref().to_owned())
+    }
+}
+
+impl From<EmbeddedDir> for ModelDir {
+    fn from(dir: EmbeddedDir) -> Self {
+        Self::Embedded(dir)
+    }
+}
+
+impl From<&ModelDir> for ModelDir {
+    fn from(dir: &ModelDir) -> Self {
+        dir.clone()
+    }
+}
+
+impl fmt::Display for ModelDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().display().fmt(f)
+    }
+}
+
+/// Names and sizes: the contents are megabytes.
+impl fmt::Debug for EmbeddedDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = self.files.iter().map(|(name, bytes)| (name, bytes.len()));
+        write!(f, "{} ", self.name)?;
+        f.debug_map().entries(files).finish()
+    }
+}
