@@ -217,10 +217,10 @@ async fn a_text_is_the_same_alone_and_under_load_in_any_order() {
         .map(|n: u64| {
             let shared: Vec<u64> = (0..40).map(|i| (i * 7 + 3) % 500).collect();
             let own = (0..n * 3 % 70).map(|i| (i * 11 + n) % 500);
-            let prompt: Vec<u64> = if n % 2 == 0 { shared.into_iter().chain(own).collect() } else { own.collect() };
-            let steps = if n % 3 == 0 { json!(7) } else { Value::Null };
+            let prompt: Vec<u64> = if n.is_multiple_of(2) { shared.into_iter().chain(own).collect() } else { own.collect() };
+            let steps = if n.is_multiple_of(3) { json!(7) } else { Value::Null };
             json!({"prompt": prompt, "max_new_tokens": 20 + n % 30, "steps": steps, "seed": n,
-                "cfg_scale": if n % 5 == 0 { 0.5 } else { 0.0 }, "priority": if n % 7 == 0 { "low" } else { "normal" },
+                "cfg_scale": if n.is_multiple_of(5) { 0.5 } else { 0.0 }, "priority": if n.is_multiple_of(7) { "low" } else { "normal" },
                 "attribution": if n % 5 == 1 { json!({"top_known": 2, "top_unknown": 2}) } else { Value::Null }})
         })
         .collect();
