@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::{Listener, ListenerExt};
 use steerling::Denoiser;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -67,10 +68,10 @@ where
     // Both end with this function.
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
     let _admin = admin.map(|listener| {
-        let server = axum::serve(listener, api::admin_router(state.clone()));
+        let server = axum::serve(at_once(listener), api::admin_router(state.clone()));
         AbortOnDropHandle::new(tokio::spawn(server.into_future()))
     });
-    let server = axum::serve(main, api::router(state)).with_graceful_shutdown(close.clone().cancelled_owned());
+    let server = axum::serve(at_once(main), api::router(state)).with_graceful_shutdown(close.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
     let mut phase = engine.phase();
     let ended = async move {
@@ -99,10 +100,34 @@ where
     result
 }
 
+/// Sends each event when it is written: a step is often shorter than the time that TCP waits for more to send with it.
+fn at_once(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = std::net::SocketAddr> {
+    listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "events of this connection may arrive late");
+        }
+    })
+}
+
 async fn upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(UPKEEP);
     loop {
         interval.tick().await;
         metrics.upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_do_not_wait_for_one_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"));
+        let mut listener = at_once(listener);
+        let (client, (connection, _)) = tokio::join!(client, listener.accept());
+        client.expect("a connection");
+        assert!(connection.nodelay().expect("an option of the socket"));
     }
 }
