@@ -91,4 +91,4 @@ def corpus(documents, seed):
     """Documents of the demo model's corpus: lists of chunks, which are lists of sentences."""
     command = [BIN / "steerling-demo", "corpus", "--documents", str(documents), "--seed", str(seed)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [[chunk for chunk in json.loads(line)["chunks"]] for line in lines]
+    return [json.loads(line)["chunks"] for line in lines]

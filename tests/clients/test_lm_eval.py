@@ -108,10 +108,8 @@ def results(server, tmp_path_factory):
 
 
 def test_the_model_tells_sentences_from_shuffled_words_by_likelihood(results):
-    found, samples = results
-    accuracy = found["demo_order"]["acc,none"]
-    print(accuracy)
-    assert accuracy >= 0.9
+    # 40 of 40 when it was written; 10 are right by chance, and 36 never.
+    assert results[0]["demo_order"]["acc,none"] >= 0.9
 
 
 def test_the_harness_read_what_score_says(results, server):
@@ -126,6 +124,5 @@ def test_the_harness_read_what_score_says(results, server):
 
 
 def test_the_model_recites_its_verse_when_it_is_asked_to_generate(results):
-    found, samples = results
-    print(found["demo_verse"], [s["resps"] for s in samples["samples_demo_verse"]])
-    assert found["demo_verse"]["exact_match,none"] >= 0.75
+    # 4 of 4 lines when it was written.
+    assert results[0]["demo_verse"]["exact_match,none"] >= 0.75

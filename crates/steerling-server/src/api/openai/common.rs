@@ -34,6 +34,7 @@ pub(super) const FIELDS: &[&str] = &[
 #[serde(deny_unknown_fields)]
 pub(super) struct Common {
     /// The model's name, or `steerling`.
+    #[schema(value_type = String, example = "steerling")]
     pub(super) model: Option<String>,
     /// Choices for each prompt. The seed of a choice is that of the request plus its place among them.
     #[schema(minimum = 1, maximum = 128, default = 1)]
@@ -71,6 +72,7 @@ pub(super) struct Common {
 /// A string or several.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "neither a string nor a list of strings")]
+#[schema(as = StopStrings)]
 enum Stop {
     /// One.
     One(String),

@@ -25,6 +25,7 @@ pub(crate) struct EmbeddingsBody;
 #[schema(example = json!({"model": "steerling-demo", "input": ["The chef stirred the soup."]}))]
 struct EmbeddingsRequest {
     /// The model's name, or `steerling`.
+    #[schema(value_type = String)]
     model: Option<String>,
     /// A text, a list of texts (up to 2048), token ids, or a list of lists of token ids. None may be empty.
     input: Input,
