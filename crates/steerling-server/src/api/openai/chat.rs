@@ -205,7 +205,8 @@ impl ChatRequest {
         Ok(Order {
             id: new_id().replace("gen-", "chatcmpl-"),
             object: if stream { "chat.completion.chunk" } else { "chat.completion" },
-            requests: vec![("messages".to_owned(), GenerateRequest { messages: Some(messages), ..shared })],
+            requests: vec![GenerateRequest { messages: Some(messages), ..shared }],
+            is_list: false,
             common,
             max_tokens: if max_tokens.is_some() { "max_tokens" } else { "max_completion_tokens" },
             generates: true,

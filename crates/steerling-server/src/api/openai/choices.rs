@@ -20,10 +20,13 @@ pub(super) struct Order {
     pub(super) id: String,
     pub(super) object: &'static str,
     pub(super) common: Common,
-    /// One for each prompt, with the request field that it came from.
-    pub(super) requests: Vec<(String, GenerateRequest)>,
-    /// The request field that limits a generation, and what it says if nothing is to be generated.
+    /// One for each prompt.
+    pub(super) requests: Vec<GenerateRequest>,
+    /// The prompts came in a list.
+    pub(super) is_list: bool,
+    /// The request field that limits a generation.
     pub(super) max_tokens: &'static str,
+    /// Something is to be generated.
     pub(super) generates: bool,
     /// The answers begin with their prompts.
     pub(super) echo: bool,
@@ -87,8 +90,9 @@ impl Order {
             logprobs: self.logprobs,
             max_tokens: self.max_tokens,
         };
-        for (field, request) in self.requests {
+        for (i, request) in self.requests.into_iter().enumerate() {
             let added = if self.generates { plan.generate(request) } else { plan.only_read(&request) };
+            let field = if self.is_list { format!("prompt[{i}]") } else { "prompt".to_owned() };
             added.map_err(|error| error.in_terms(&[("prompt", &field), ("max_new_tokens", plan.max_tokens)]))?;
         }
         Ok(plan)

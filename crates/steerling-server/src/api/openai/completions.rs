@@ -185,14 +185,12 @@ impl CompletionRequest {
         };
         let echoes = echo.then(|| prompts.iter().map(text).collect());
         let shared = common.request(Some(max_tokens));
-        let request = |(i, prompt)| {
-            let field = if is_list { format!("prompt[{i}]") } else { "prompt".to_owned() };
-            (field, GenerateRequest { prompt: Some(prompt), ..shared.clone() })
-        };
+        let request = |prompt| GenerateRequest { prompt: Some(prompt), ..shared.clone() };
         let order = Order {
             id: new_id().replace("gen-", "cmpl-"),
             object: "text_completion",
-            requests: prompts.into_iter().enumerate().map(request).collect(),
+            requests: prompts.into_iter().map(request).collect(),
+            is_list,
             common,
             max_tokens: "max_tokens",
             generates: max_tokens > 0,
