@@ -10,6 +10,7 @@ need() {
 need cargo "install Rust with rustup; rust-toolchain.toml names the version"
 need cc "install a C compiler (Debian: apt-get install build-essential)"
 need curl "the tests use it as a client (Debian: apt-get install curl)"
+need python3 "clients in the tests need it (Debian: apt-get install python3 python3-venv)"
 
 echo "== format"
 cargo fmt --all --check
@@ -21,3 +22,5 @@ echo "== the whole program with faults on purpose, and with a collector of spans
 cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
 echo "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
+echo "== clients from their registries"
+bash tests/clients.sh

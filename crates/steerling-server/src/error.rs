@@ -15,6 +15,7 @@ use crate::engine::{Failure, Fault, NotReady, SubmitError};
 pub(crate) enum Code {
     InvalidJson,
     NotFound,
+    ModelNotFound,
     MethodNotAllowed,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -35,7 +36,7 @@ impl Code {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::InvalidJson => StatusCode::BAD_REQUEST,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::ModelNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -57,8 +58,8 @@ impl Code {
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     pub(crate) code: Code,
-    message: String,
-    param: Option<String>,
+    pub(crate) message: String,
+    pub(crate) param: Option<String>,
     details: Option<serde_json::Value>,
     retry_after: Option<Duration>,
     status: StatusCode,
@@ -164,12 +165,30 @@ impl ApiError {
         self
     }
 
+    /// The same refusal, of something inside `parent`.
+    pub(crate) fn within(mut self, parent: &str) -> Self {
+        self.param = Some(self.param.map_or_else(|| parent.to_owned(), |param| format!("{parent}.{param}")));
+        self
+    }
+
     /// Names the request field of a model error that does not know it.
     pub(crate) fn of_field(error: steerling::Error, field: &str) -> Self {
         match error {
             steerling::Error::Tokenizer(message) => Self::invalid(field, message),
             other => other.into(),
         }
+    }
+
+    /// The same refusal where fields have other names: pairs of ours and theirs.
+    pub(crate) fn in_terms(mut self, names: &[(&str, &str)]) -> Self {
+        for (ours, theirs) in names {
+            let rest = self.param.as_deref().and_then(|param| param.strip_prefix(ours));
+            if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(['[', '.'])) {
+                self.param = Some(format!("{theirs}{rest}"));
+            }
+            self.message = self.message.replace(ours, theirs);
+        }
+        self
     }
 
     pub(crate) fn body(&self, request_id: &str) -> ErrorBody {

@@ -45,7 +45,8 @@ pub(crate) fn split<E: DeserializeOwned, B: DeserializeOwned>(
     Ok((read(Value::Object(own))?, read(Value::Object(body))?))
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+/// A value of type `T`, refused as a body would be.
+pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(refuse)
 }
 

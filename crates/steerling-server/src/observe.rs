@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
+use crate::api::openai::error::{OpenAiErrorBody, is_openai};
 use crate::error::ApiError;
 use crate::metrics::{Measured, Metrics, StreamEnd};
 use crate::telemetry;
@@ -30,10 +31,11 @@ pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, mut request: Re
         trace_id = tracing::field::Empty, parent_id = tracing::field::Empty
     );
     telemetry::adopt(&span, request.headers());
+    let openai = is_openai(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let measured = Measured::start(metrics, route.as_ref().map(MatchedPath::as_str), span.clone());
     async {
-        let mut response = with_error_body(next.run(request).await, &id);
+        let mut response = with_error_body(next.run(request).await, openai, &id);
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, value);
         }
@@ -49,7 +51,7 @@ pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, mut request: Re
 /// The same for requests that nobody measures.
 pub(crate) async fn answer_errors(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    with_error_body(next.run(request).await, &id)
+    with_error_body(next.run(request).await, false, &id)
 }
 
 /// The caller's id if it is sane, else a new one.
@@ -59,8 +61,9 @@ fn request_id(headers: &HeaderMap) -> String {
     sent.filter(sane).map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
 }
 
-/// Writes the body of a refusal, whoever refused: a handler, the router or a layer. Its headers stay.
-fn with_error_body(response: Response, request_id: &str) -> Response {
+/// Writes the body of a refusal, whoever refused: a handler, the router or a layer. Its headers stay. To `openai` clients
+/// in their shape.
+fn with_error_body(response: Response, openai: bool, request_id: &str) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
@@ -69,7 +72,13 @@ fn with_error_body(response: Response, request_id: &str) -> Response {
     let error = parts.extensions.remove::<ApiError>().unwrap_or_else(|| ApiError::from_status(status));
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.remove(header::CONTENT_TYPE);
-    let (body_parts, body) = Json(error.body(request_id)).into_response().into_parts();
+    let body = if openai {
+        parts.status = OpenAiErrorBody::status(status);
+        Json(OpenAiErrorBody::from(&error)).into_response()
+    } else {
+        Json(error.body(request_id)).into_response()
+    };
+    let (body_parts, body) = body.into_parts();
     parts.headers.extend(body_parts.headers);
     Response::from_parts(parts, body)
 }

@@ -10,6 +10,7 @@ use utoipa::openapi::{
 };
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
+use crate::api::openai::error::OpenAiErrorBody;
 use crate::error::ErrorBody;
 
 /// The OpenAPI 3.1 document as indented JSON with a newline at its end, as kept in `openapi/openapi.json`.
@@ -27,7 +28,7 @@ pub(crate) fn base() -> OpenApi {
         .description(Some(
             "Inference for Steerling, the interpretable causal diffusion language model.\n\n\
              Unknown request fields are refused. Every answer has the header `x-request-id` (the caller's, if sent). \
-             Every status from 400 on has an `ErrorBody`. Closing the connection cancels the work. \
+             Every status from 400 on has an `ErrorBody`, under `/v1` an `OpenAiErrorBody`. Closing the connection cancels the work. \
              Times are in milliseconds; `position` is the absolute index in the sequence, from 0.",
         ))
         .license(Some(licence))
@@ -35,6 +36,8 @@ pub(crate) fn base() -> OpenApi {
     let mut document = OpenApiBuilder::new().info(info).build();
     let mut schemas = vec![(ErrorBody::name().into_owned(), ErrorBody::schema())];
     ErrorBody::schemas(&mut schemas);
+    schemas.push((OpenAiErrorBody::name().into_owned(), OpenAiErrorBody::schema()));
+    OpenAiErrorBody::schemas(&mut schemas);
     document.components.get_or_insert_default().schemas.extend(schemas);
     document
 }
@@ -127,6 +130,11 @@ impl IntoResponses for Compute {
 }
 
 fn errors(table: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {
+    errors_of(&ErrorBody::name(), table)
+}
+
+/// Statuses and what they mean; their bodies have the schema `body`.
+pub(crate) fn errors_of(body: &str, table: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let header = |schema_type: Type, text: &str| {
         HeaderBuilder::new()
             .schema(Some(ObjectBuilder::new().schema_type(schema_type)))
@@ -134,7 +142,7 @@ fn errors(table: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {
             .build()
     };
     let response = |status: &str, description: &str| {
-        let schema = Ref::from_schema_name(ErrorBody::name());
+        let schema = Ref::from_schema_name(body);
         let response = ResponseBuilder::new()
             .description(description)
             .content("application/json", ContentBuilder::new().schema(Some(schema)).build())

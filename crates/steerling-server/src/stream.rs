@@ -123,6 +123,14 @@ pub(crate) fn answer(lanes: Vec<Lane>, tail: Tail, request_id: RequestId) -> Res
         let event = open.next().await?;
         Some((event, open))
     });
+    respond(events, end)
+}
+
+/// An answer of events, with pings between them; `end` is told how it ended.
+pub(crate) fn respond(
+    events: impl futures::Stream<Item = Result<Event, axum::Error>> + Send + 'static,
+    end: StreamEnd,
+) -> Response {
     // Proxies that buffer would turn the stream into one late answer.
     let unbuffered = [(header::HeaderName::from_static("x-accel-buffering"), "no")];
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(PING).text("ping"));

@@ -26,37 +26,37 @@ const MAX_ROWS: usize = 8192;
 #[schema(example = json!({"inputs": ["The capital of Japan is Tokyo."], "embedding_type": "composed"}))]
 pub(crate) struct EmbedRequest {
     /// A text, a list of texts (up to 2048), or a list of lists of token ids. None may be empty.
-    inputs: Inputs,
+    pub(crate) inputs: Inputs,
     /// Which vector a text is embedded as.
     #[serde(default)]
-    embedding_type: Kind,
+    pub(crate) embedding_type: Kind,
     /// How the vectors of a text's tokens become one.
     #[serde(default)]
-    pooling: Pool,
+    pub(crate) pooling: Pool,
     /// Scale each vector to length 1.
     #[serde(default)]
     #[schema(default = false)]
-    normalize: bool,
+    pub(crate) normalize: bool,
     /// Cut a text that is longer than the context at its end instead of refusing it.
     #[serde(default)]
     #[schema(default = false)]
-    truncate: bool,
+    pub(crate) truncate: bool,
     /// Keep so many numbers of each vector, from its start, before it is normalised. Null: all.
     #[schema(minimum = 1)]
-    dimensions: Option<usize>,
+    pub(crate) dimensions: Option<usize>,
     /// How vectors are written.
     #[serde(default)]
-    encoding_format: Encoding,
+    pub(crate) encoding_format: Encoding,
     /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
     /// of `/info`). Null: that.
     #[schema(minimum = 1)]
-    timeout_ms: Option<u64>,
+    pub(crate) timeout_ms: Option<u64>,
 }
 
 /// A text, several, or several as token ids.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "neither a text, nor a list of texts, nor a list of lists of token ids")]
-enum Inputs {
+pub(crate) enum Inputs {
     /// One text. Names of special tokens in it are plain text.
     Text(String),
     /// Texts.
@@ -68,7 +68,7 @@ enum Inputs {
 /// Which vector a text is embedded as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub(crate) enum Kind {
     /// The hidden state after the final norm.
     Hidden,
     /// What the output head reads.
@@ -87,7 +87,7 @@ enum Kind {
 /// How the vectors of a text's tokens become one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Pool {
+pub(crate) enum Pool {
     /// Their mean.
     #[default]
     Mean,
@@ -102,7 +102,7 @@ enum Pool {
 /// How vectors are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Encoding {
+pub(crate) enum Encoding {
     /// Lists of numbers.
     #[default]
     Float,
@@ -113,20 +113,20 @@ enum Encoding {
 /// The embeddings, in the order of the inputs.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EmbedResult {
-    model: String,
+    pub(crate) model: String,
     embedding_type: Kind,
     pooling: Pool,
     /// Numbers in a vector; of concepts, how many there are.
     dimensions: usize,
-    embeddings: Vec<Embedding>,
+    pub(crate) embeddings: Vec<Embedding>,
     /// Tokens of each input.
-    tokens: Vec<usize>,
+    pub(crate) tokens: Vec<usize>,
 }
 
 /// One input's embedding: a row, or one for each of its tokens with `pooling: "none"`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-enum Embedding {
+pub(crate) enum Embedding {
     /// Pooled.
     One(Row),
     /// Not pooled.
@@ -136,7 +136,7 @@ enum Embedding {
 /// A vector.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-enum Row {
+pub(crate) enum Row {
     /// Numbers.
     Float(Vec<f32>),
     /// Little-endian 32-bit floating-point numbers.
@@ -261,6 +261,11 @@ pub(crate) async fn embed(
     State(state): State<AppState>,
     Json(request): Json<EmbedRequest>,
 ) -> Result<Answer<EmbedResult>, ApiError> {
+    compute(&state, request).await.map(Answer)
+}
+
+/// The embeddings that a request asks for.
+pub(crate) async fn compute(state: &AppState, request: EmbedRequest) -> Result<EmbedResult, ApiError> {
     let deadline = state.deadline(request.timeout_ms)?;
     let model = state.model()?;
     let (kind, pool) = (request.embedding_type, request.pooling);
@@ -286,7 +291,7 @@ pub(crate) async fn embed(
         Kind::Concepts => None,
     };
     let known = model.catalog.known_len();
-    let rows: Vec<Vec<Row>> = of_texts(&state, deadline, texts, pooling, move |states, runtime| match kind_of_vector {
+    let rows: Vec<Vec<Row>> = of_texts(state, deadline, texts, pooling, move |states, runtime| match kind_of_vector {
         Some(kind) => {
             let texts = states.embeddings(runtime.model(), kind)?.into_iter();
             Ok(texts.map(|rows| rows.into_iter().map(|row| finish.row(row)).collect()).collect())
@@ -301,12 +306,12 @@ pub(crate) async fn embed(
         Pool::None => Embedding::Each(rows),
         _ => Embedding::One(rows.swap_remove(0)),
     };
-    Ok(Answer(EmbedResult {
+    Ok(EmbedResult {
         model: model.info.name.clone(),
         embedding_type: kind,
         pooling: pool,
         dimensions: if kind == Kind::Concepts { model.catalog.len() } else { width },
         embeddings: rows.into_iter().map(embedding).collect(),
         tokens,
-    }))
+    })
 }

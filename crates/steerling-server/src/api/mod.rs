@@ -9,6 +9,7 @@ pub(crate) mod generate;
 mod health;
 mod info;
 pub(crate) mod lanes;
+pub(crate) mod openai;
 mod score;
 mod states;
 pub(crate) mod steer;
@@ -56,6 +57,11 @@ impl AppState {
         self.engine.model().ok_or_else(|| ApiError::not_ready(NotReady::Loading))
     }
 
+    /// How many generations are held at a time, those that wait included.
+    fn places(&self) -> usize {
+        self.options.max_batch + self.options.max_queue
+    }
+
     /// When the answer to a request that comes now must have ended.
     ///
     /// # Errors
@@ -90,6 +96,11 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(concepts::texts::contrast))
         .routes(routes!(text::tokenize))
         .routes(routes!(text::detokenize))
+        .routes(routes!(openai::models::list))
+        .routes(routes!(openai::models::show))
+        .routes(routes!(openai::completions::completions))
+        .routes(routes!(openai::chat::chat_completions))
+        .routes(routes!(openai::embeddings::embeddings))
         .routes(routes!(info::info))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

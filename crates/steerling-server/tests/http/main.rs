@@ -4,6 +4,7 @@
 mod attribute;
 mod engine;
 mod generate;
+mod openai;
 mod operate;
 mod refusals;
 mod steer;

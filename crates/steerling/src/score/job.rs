@@ -10,7 +10,7 @@ use crate::{Error, Result, Runtime};
 /// Most rows of a Monte-Carlo estimate.
 pub const MAX_SAMPLES: usize = 4096;
 /// Ids of sequences that are prepared at a time; a single item may exceed it.
-const IDS: usize = 1 << 21;
+pub(super) const IDS: usize = 1 << 21;
 
 /// How a likelihood is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,9 +150,7 @@ impl ScoreJob {
     /// # Errors
     /// [`Error::Busy`] when generations hold all pages, [`Error::Device`].
     pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<Score>>> {
-        let config = &runtime.info().config;
-        let (mask, block) = (config.special.mask, config.diff_block_size);
-        let context = config.context;
+        let layout = Layout::of(&runtime.info().config);
         let Some(group) = &mut self.group else {
             let mut plans = Vec::new();
             let mut ids = 0;
@@ -163,7 +161,7 @@ impl ScoreJob {
             if plans.is_empty() {
                 return Ok(Some(std::mem::take(&mut self.done)));
             }
-            self.group = Some(Group::new(plans, Layout { mask, block, context }, self.cfg_scale));
+            self.group = Some(Group::new(plans, layout, self.cfg_scale));
             return Ok(None);
         };
         if let Some(scores) = group.advance(runtime)? {
@@ -175,7 +173,7 @@ impl ScoreJob {
 }
 
 /// The rows of an item.
-enum Rows {
+pub(super) enum Rows {
     /// Monte Carlo, batch by batch.
     Drawn(Vec<Vec<MaskedRow>>),
     /// Every mask.
@@ -185,14 +183,14 @@ enum Rows {
 }
 
 /// What is to be computed of an item.
-struct Plan {
-    item: ScoreItem,
+pub(super) struct Plan {
+    pub(super) item: ScoreItem,
     method: ScoreMethod,
     rows: Rows,
 }
 
 impl Plan {
-    fn new(field: &str, item: ScoreItem, method: ScoreMethod, rows: Rows, config: &Config) -> Result<Self> {
+    pub(super) fn new(field: &str, item: ScoreItem, method: ScoreMethod, rows: Rows, config: &Config) -> Result<Self> {
         let (context, continuation) = (item.context.len(), item.continuation.len());
         if context + continuation > config.context {
             let message = format!(
@@ -205,7 +203,7 @@ impl Plan {
     }
 
     /// Ids of its sequences.
-    fn ids(&self) -> usize {
+    pub(super) fn ids(&self) -> usize {
         let rows = match &self.rows {
             Rows::Drawn(batches) => batches.iter().map(Vec::len).sum(),
             Rows::All(rows) => rows.len(),
@@ -216,7 +214,7 @@ impl Plan {
 
     /// The sequence in which token `i` of the continuation is predicted from those before it: the rest of its attention
     /// block is masked, also beyond the continuation, so that the parts of a text add up however it is cut.
-    fn next(&self, i: usize, layout: Layout) -> Query {
+    pub(super) fn next(&self, i: usize, layout: Layout) -> Query {
         let position = self.item.context.len() + i;
         let end = ((position / layout.block + 1) * layout.block).min(layout.context);
         let mut ids = self.item.context.clone();
@@ -236,10 +234,16 @@ impl Plan {
 
 /// What a sequence looks like.
 #[derive(Clone, Copy)]
-struct Layout {
-    mask: u32,
+pub(super) struct Layout {
+    pub(super) mask: u32,
     block: usize,
     context: usize,
+}
+
+impl Layout {
+    pub(super) fn of(config: &Config) -> Self {
+        Self { mask: config.special.mask, block: config.diff_block_size, context: config.context }
+    }
 }
 
 /// An item that is being computed.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use candle_core::Tensor;
 
-use crate::kernels::softmax::row_stats;
+use crate::kernels::softmax::{RowStats, row_stats};
+use crate::kernels::topk::top_k;
 use crate::runtime::{Evaluation, Probe};
 use crate::{Model, Result, Runtime};
 
@@ -22,12 +23,14 @@ pub(super) struct Query {
 }
 
 /// What became of one target.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Loss {
     /// `-log p(token)` in nats.
     pub(super) cross_entropy: f64,
     /// No other token is likelier.
     pub(super) is_argmax: bool,
+    /// The likeliest tokens with their `log p`, likeliest first; as many as are wanted.
+    pub(super) top: Vec<(u32, f64)>,
 }
 
 /// The losses of all targets of some queries, a forward at a time.
@@ -36,6 +39,8 @@ pub(super) struct Losses {
     /// Targets of queries that are not done yet, and whether they come twice, with and without context.
     todo: VecDeque<(Vec<u32>, bool)>,
     cfg_scale: f32,
+    /// How many of the likeliest tokens are told of each target.
+    top: usize,
     /// Hidden states that have come without their query being complete, `[_, D]`.
     rest: Option<Tensor>,
     done: Vec<Vec<Loss>>,
@@ -65,7 +70,12 @@ impl Losses {
         }
         let forwards = vec![0; todo.len()];
         let evaluation = Evaluation::new(probes);
-        Self { evaluation, todo, cfg_scale, rest: None, done: Vec::new(), forwards, logits: Vec::new() }
+        Self { evaluation, todo, cfg_scale, top: 0, rest: None, done: Vec::new(), forwards, logits: Vec::new() }
+    }
+
+    /// The same, with the `top` likeliest tokens at each target.
+    pub(super) fn with_top(self, top: usize) -> Self {
+        Self { top, ..self }
     }
 
     /// One forward; whether that was the last.
@@ -109,7 +119,7 @@ impl Losses {
                 let conditional = hidden.narrow(0, used + start, len)?;
                 let unconditional = if *guided { Some(hidden.narrow(0, used + n + start, len)?) } else { None };
                 logits(model, &conditional, unconditional.as_ref(), self.cfg_scale, &mut self.logits)?;
-                losses.extend(of_rows(&self.logits, &targets[start..start + len]));
+                losses.extend(of_rows(&self.logits, &targets[start..start + len], self.top));
             }
             self.done.push(losses);
             self.todo.pop_front();
@@ -139,16 +149,17 @@ fn logits(
     Ok(())
 }
 
-fn of_rows(logits: &[f32], targets: &[u32]) -> impl Iterator<Item = Loss> {
+fn of_rows(logits: &[f32], targets: &[u32], top: usize) -> impl Iterator<Item = Loss> {
     let width = logits.len() / targets.len();
-    let stats = row_stats(logits, width);
-    let of = move |((row, stats), target): ((&[f32], _), &u32)| {
-        let stats: crate::kernels::softmax::RowStats = stats;
+    let of = move |((row, stats), target): ((&[f32], RowStats), &u32)| {
+        let log_sum = f64::from(stats.max) + f64::from(stats.sum_exp).ln();
+        let cross_entropy = |logit: f32| log_sum - f64::from(logit);
         let logit = row[*target as usize];
         Loss {
-            cross_entropy: f64::from(stats.max) + f64::from(stats.sum_exp).ln() - f64::from(logit),
+            cross_entropy: cross_entropy(logit),
             is_argmax: logit >= stats.max,
+            top: top_k(row, top).into_iter().map(|(id, logit)| (id, -cross_entropy(logit))).collect(),
         }
     };
-    logits.chunks(width).zip(stats).zip(targets).map(of)
+    logits.chunks(width).zip(row_stats(logits, width)).zip(targets).map(of)
 }

@@ -5,6 +5,7 @@ mod job;
 mod losses;
 mod masks;
 mod normalize;
+mod tokens;
 
 pub use job::{MAX_SAMPLES, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams};
 pub use masks::{
@@ -12,3 +13,4 @@ pub use masks::{
     uniform_counts,
 };
 pub use normalize::{ascii_punctuation, encode_pair};
+pub use tokens::{TokenScore, TokenScoreJob};

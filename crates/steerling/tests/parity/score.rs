@@ -2,7 +2,7 @@
 
 use steerling::Denoiser as _;
 use steerling::Runtime;
-use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams};
+use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, TokenScoreJob};
 
 use crate::goldens;
 
@@ -134,4 +134,39 @@ fn neighbours_do_not_change_a_score_and_nothing_has_likelihood_one() {
     assert_eq!((empty.loglikelihood, empty.tokens, empty.is_greedy, empty.forwards), (0.0, 0, true, 0));
     assert_eq!(together[0].method, ScoreMethod::Exact);
     assert_eq!(together[3].method, ScoreMethod::MonteCarlo);
+}
+
+#[test]
+fn tokens_from_left_to_right_add_up_to_the_likelihood_and_know_their_rivals() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 2);
+    let config = runtime.info().config.clone();
+    let item = |at: usize| ScoreItem { context: CONTEXT[..at].to_vec(), continuation: CONTEXT[at..].to_vec() };
+    let mut tokens = |items: Vec<ScoreItem>, top: usize| {
+        let mut job = TokenScoreJob::new(items, top, &config).unwrap();
+        loop {
+            if let Some(found) = job.advance(&mut runtime).unwrap() {
+                break found;
+            }
+        }
+    };
+    let found = tokens(vec![item(0), item(20), item(7)], 3);
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [20, 0, 13]);
+    // The same numbers wherever the text is cut.
+    assert!(found[0][7..].iter().zip(&found[2]).all(|(a, b)| (a.logprob - b.logprob).abs() < 1e-5));
+    for token in &found[0] {
+        assert_eq!(token.top.len(), 3);
+        assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1) && token.logprob <= token.top[0].1);
+    }
+    let all = &tokens(vec![item(19)], 512)[0][0];
+    let known = all.top.iter().find(|(id, _)| *id == CONTEXT[19]).unwrap();
+    assert_eq!(known.1, all.logprob);
+    let sum: f64 = all.top.iter().map(|(_, logprob)| logprob.exp()).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    assert!(tokens(vec![], 1).is_empty());
+    let params = ScoreParams { method: ScoreMethod::LeftToRight, ..ScoreParams::default() };
+    let whole = scores(&mut runtime, &[(&CONTEXT[..7], &CONTEXT[7..])], params)[0];
+    let sum: f64 = found[2].iter().map(|token| token.logprob).sum();
+    assert!((whole.loglikelihood - sum).abs() < 1e-9, "{} against {sum}", whole.loglikelihood);
+    let beyond = ScoreItem { context: vec![1], continuation: vec![512] };
+    assert!(TokenScoreJob::new(vec![beyond], 1, &config).is_err());
 }

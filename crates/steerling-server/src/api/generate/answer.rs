@@ -123,26 +123,26 @@ pub(crate) struct GenerateResult {
     /// The model's name.
     model: String,
     /// The generated text.
-    text: String,
+    pub(crate) text: String,
     /// The generated ids up to the end or the stop.
-    token_ids: Vec<u32>,
+    pub(crate) token_ids: Vec<u32>,
     /// Tokens of the prompt.
     prompt_tokens: usize,
     /// The number of `token_ids`.
     completion_tokens: usize,
     /// `length`, `eot`, `stop_token` or `stop_string`.
     #[schema(example = "length")]
-    finish_reason: &'static str,
+    pub(crate) finish_reason: &'static str,
     /// The seed, given or drawn; null for a trace, which holds no draws.
-    seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// All commits; null unless `return_trace`.
     trace: Option<Trace>,
-    usage: UsageBody,
-    timings: TimingsBody,
+    pub(crate) usage: UsageBody,
+    pub(crate) timings: TimingsBody,
     /// Why the tokens were committed; null unless asked for.
     attribution: Option<Attribution>,
     /// What the client should know: parameters without effect, a model whose text is noise.
-    warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// How the text came about.
@@ -178,7 +178,7 @@ struct TraceCommit {
 
 /// What it cost.
 #[derive(Debug, Serialize, ToSchema)]
-struct UsageBody {
+pub(crate) struct UsageBody {
     /// Forward passes.
     forwards: usize,
     /// Rows (positions) computed over all forward passes.
@@ -191,7 +191,7 @@ struct UsageBody {
 
 /// Where the time went, in milliseconds.
 #[derive(Debug, Serialize, ToSchema)]
-struct TimingsBody {
+pub(crate) struct TimingsBody {
     /// Waiting for a place in the batch.
     queue_ms: u64,
     /// From there to the first token.

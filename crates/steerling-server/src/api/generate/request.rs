@@ -18,7 +18,7 @@ use crate::error::ApiError;
 /// Said in every answer of a model with random weights.
 pub(crate) const NOISE: &str = "this is a synthetic model with random weights: its text is noise";
 /// Drawn seeds are below this, so that clients whose numbers are doubles can hold them.
-const SEEDS: u64 = 1 << 53;
+pub(crate) const SEEDS: u64 = 1 << 53;
 
 /// A generation. Exactly one of `prompt` and `messages` is given.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -31,48 +31,48 @@ pub(crate) struct GenerateRequest {
     pub(crate) messages: Option<Vec<ChatMessage>>,
     /// Positions to generate; with the prompt they fit into the context. The default is lowered to what fits.
     #[schema(default = 1024, minimum = 1)]
-    max_new_tokens: Option<usize>,
+    pub(crate) max_new_tokens: Option<usize>,
     /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step.
     #[schema(minimum = 1)]
-    steps: Option<usize>,
+    pub(crate) steps: Option<usize>,
     /// Divides the logits when entropy sampling is off; 0 is argmax. Null: 1.2.
     #[schema(minimum = 0, maximum = 100)]
-    temperature: Option<f32>,
+    pub(crate) temperature: Option<f32>,
     /// Nucleus mass.
     #[schema(default = 0.8, minimum = 0, maximum = 1)]
-    top_p: f32,
+    pub(crate) top_p: f32,
     /// Positive logits of ids already present are divided by this, others multiplied.
     #[schema(default = 1.1, minimum = 0.01, maximum = 100)]
-    repetition_penalty: f32,
+    pub(crate) repetition_penalty: f32,
     /// Take the temperature from the entropy of the prediction; `temperature` has no effect then.
     #[schema(default = true)]
-    use_entropy_sampling: bool,
+    pub(crate) use_entropy_sampling: bool,
     /// Classifier-free guidance; 0 is off, otherwise twice the work.
     #[schema(default = 0.0, minimum = 0, maximum = 100)]
     pub(crate) cfg_scale: f32,
     /// Same seed, same text, whatever else the server does. Null: drawn, and returned.
-    seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Generation ends after the block in which one of these ids stands; the text ends before it.
     #[schema(max_items = 64)]
     pub(crate) stop_tokens: Vec<u32>,
     /// The text ends before the first of these strings.
     #[schema(max_items = 8)]
-    stop: Vec<String>,
+    pub(crate) stop: Vec<String>,
     /// Which positions a step commits.
-    decoding: DecodingRequest,
+    pub(crate) decoding: DecodingRequest,
     /// Where generation blocks are cut.
-    align: AlignRequest,
+    pub(crate) align: AlignRequest,
     /// What a committed `<|eot_id|>` does to masked positions before it.
-    eot: EotRequest,
+    pub(crate) eot: EotRequest,
     /// What is added to the model's computation; null for nothing.
     pub(crate) steering: Option<SteeringRequest>,
     /// Attribute every token to concepts while it is committed; null for none.
     pub(crate) attribution: Option<AttributionRequest>,
     /// Return all commits, in order.
     #[schema(default = false)]
-    return_trace: bool,
+    pub(crate) return_trace: bool,
     /// Who waits for whom in the queue.
-    priority: PriorityRequest,
+    pub(crate) priority: PriorityRequest,
     /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
     /// of `/info`). Null: that.
     #[schema(minimum = 1)]
@@ -82,7 +82,7 @@ pub(crate) struct GenerateRequest {
     pub(crate) stream: bool,
     /// Send a `block` event every so many steps, and always when a block is final.
     #[schema(default = 1, minimum = 1)]
-    stream_every: usize,
+    pub(crate) stream_every: usize,
 }
 
 /// A text, or token ids.
@@ -101,15 +101,15 @@ pub(crate) enum Prompt {
 pub(crate) struct ChatMessage {
     /// `system`, `user` or `assistant`.
     #[schema(example = "user")]
-    role: String,
+    pub(crate) role: String,
     /// The text of the turn.
-    content: String,
+    pub(crate) content: String,
 }
 
 /// Which positions a step commits. This build supports `confidence`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
-enum DecodingRequest {
+pub(crate) enum DecodingRequest {
     /// A fixed number a step, most confident first.
     Confidence {},
     /// Not supported by this build.
@@ -123,7 +123,7 @@ enum DecodingRequest {
 /// Who waits for whom in the queue.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum PriorityRequest {
+pub(crate) enum PriorityRequest {
     /// First come, first served.
     #[default]
     Normal,
@@ -134,7 +134,7 @@ enum PriorityRequest {
 /// Where generation blocks are cut.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum AlignRequest {
+pub(crate) enum AlignRequest {
     /// From the end of the prompt, as the reference package does.
     Reference,
     /// At the boundaries of attention blocks: less work when the prompt ends inside one.
@@ -144,7 +144,7 @@ enum AlignRequest {
 /// What a committed `<|eot_id|>` does to masked positions before it.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum EotRequest {
+pub(crate) enum EotRequest {
     /// They are still filled.
     Fill,
     /// Generation stops at once, as in the reference package.
@@ -208,6 +208,15 @@ impl Prepared {
     /// The same generation under another steering and a name of its own.
     pub(crate) fn with_recipe(&self, recipe: Option<Recipe>) -> Self {
         let mut other = Self { recipe, ..self.clone() };
+        other.head.start.id = new_id();
+        other
+    }
+
+    /// The same generation with other draws and a name of its own.
+    pub(crate) fn with_seed(&self, seed: u64) -> Self {
+        let mut other = self.clone();
+        other.params.seed = seed;
+        other.head.start.seed = seed;
         other.head.start.id = new_id();
         other
     }
@@ -286,7 +295,8 @@ impl GenerateRequest {
         Ok(())
     }
 
-    fn prompt_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
+    /// The ids of what is given, whichever it is.
+    pub(crate) fn prompt_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
         match (&self.prompt, &self.messages) {
             (Some(Prompt::Text(text)), None) => {
                 tokenizer.encode(text).map_err(|error| ApiError::of_field(error, "prompt"))
