@@ -12,6 +12,13 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def url(tmp_path_factory):
+    """The same, where no request may take long."""
+    with serving.serve("--timeout-seconds", "20", log=tmp_path_factory.mktemp("url") / "log") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
 def chat_server(tmp_path_factory):
     """A checkpoint with chat tokens."""
     directory = tmp_path_factory.mktemp("chat")

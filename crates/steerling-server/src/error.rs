@@ -12,6 +12,7 @@ use crate::engine::{Failure, Fault, NotReady, SubmitError};
 /// What went wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ErrorCode)]
 pub(crate) enum Code {
     InvalidJson,
     NotFound,
@@ -79,10 +80,12 @@ struct ErrorDetail {
     /// What went wrong, for people: the value found and the limit.
     message: String,
     /// The request field that is at fault, with its index in a list: `stop_tokens[1]`.
+    #[schema(required = true)]
     param: Option<String>,
     /// The same as the header `x-request-id`.
     request_id: String,
-    /// More about it, depending on the code.
+    /// More about it, depending on the code: `candidates` of an ambiguous name, the lengths that exceed the context.
+    #[schema(value_type = Option<std::collections::HashMap<String, serde_json::Value>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<serde_json::Value>,
 }
@@ -143,20 +146,40 @@ impl ApiError {
             }
             _ => None,
         };
-        let mut refusal = Self::from(error);
-        if let Some(candidates) = candidates {
-            refusal.details = Some(serde_json::json!({ "candidates": candidates }));
+        let refusal = Self::from(error);
+        match candidates {
+            Some(candidates) => refusal.with_details(serde_json::json!({ "candidates": candidates })),
+            None => refusal,
         }
-        refusal
     }
 
     /// As [`Self::of_concept`], for a concept that is named in the path: what is not there is not found.
     pub(crate) fn of_path(error: steerling::Error, catalog: &steerling::Catalog) -> Self {
         let refusal = Self::of_concept(error, catalog);
         match refusal.code {
-            Code::UnknownConcept => Self { status: StatusCode::NOT_FOUND, ..refusal },
+            Code::UnknownConcept => refusal.with_status(StatusCode::NOT_FOUND),
             _ => refusal,
         }
+    }
+
+    /// The same refusal, saying more.
+    pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
+        Self { details: Some(details), ..self }
+    }
+
+    /// The same refusal under another status.
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// What it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// A retry makes sense, and the answer says when.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.retry_after.is_some()
     }
 
     /// The same refusal, of this field if it names none.

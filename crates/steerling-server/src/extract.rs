@@ -45,6 +45,44 @@ pub(crate) fn split<E: DeserializeOwned, B: DeserializeOwned>(
     Ok((read(Value::Object(own))?, read(Value::Object(body))?))
 }
 
+/// Reads types from JSON objects only. What serde derives would also take a list of the fields' values. The types derive
+/// with `#[serde(remote = "Self")]`, which makes that an inherent function.
+macro_rules! objects_only {
+    ($($name:ty),+ $(,)?) => {$(
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields;
+                impl<'de> serde::de::Visitor<'de> for Fields {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        <$name>::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+                    }
+                }
+                deserializer.deserialize_map(Fields)
+            }
+        }
+    )+};
+}
+
+/// The same for types that are written as well, because the document shows their defaults.
+macro_rules! written_objects_only {
+    ($($name:ty),+ $(,)?) => {
+        $crate::extract::objects_only!($($name),+);
+        $(impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                <$name>::serialize(self, serializer)
+            }
+        })+
+    };
+}
+
+pub(crate) use {objects_only, written_objects_only};
+
 /// A value of type `T`, refused as a body would be.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(refuse)

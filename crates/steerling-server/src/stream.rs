@@ -11,7 +11,6 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, SelectAll};
 use serde::Serialize;
 use steerling::StepUpdate;
-use utoipa::ToSchema;
 
 use crate::api::attribute::AttributeAnswer;
 use crate::api::attribution::TokenBody;
@@ -26,24 +25,16 @@ use crate::observe::RequestId;
 /// Shorter than the idle timeouts of common proxies.
 const PING: Duration = Duration::from_secs(15);
 
-/// The `data:` of an event. Which one it is stands in the line `event:` before it: `start`, `block`, `attribution`,
-/// `done`, `summary`, `error`.
-#[derive(Debug, Serialize, ToSchema)]
+/// The `data:` of an event. Which one it is stands in the line `event:` before it.
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum StreamEvent {
-    /// `event: start`
     Start(StartEvent),
-    /// `event: block`
     Block(BlockEvent),
-    /// `event: attribution`, if attribution is asked for
     Attribution(AttributionEvent),
-    /// `event: done`
     Done(Box<GenerateResult>),
-    /// `event: done` of `/attribute`
     Attributed(Box<AttributeAnswer>),
-    /// `event: summary` of `/steer`, when all lanes are done
     Summary(Box<SteerSummary>),
-    /// `event: error`
     Error(ErrorBody),
 }
 

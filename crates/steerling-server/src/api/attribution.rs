@@ -8,12 +8,16 @@ use steerling::attribute::{ChunkEnds, ChunkScores, ConceptShare, TokenAttributio
 use steerling::steer::ConceptKey;
 use utoipa::ToSchema;
 
+use super::concept::HeadBody;
 use crate::engine::Model;
 use crate::error::ApiError;
+use crate::extract::written_objects_only;
+
+written_objects_only!(AttributionRequest);
 
 /// How many concepts are reported of each token and chunk; all of the top-k take part in the sums.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub(crate) struct AttributionRequest {
     /// Known concepts, largest absolute contribution first.
     #[schema(default = 10, maximum = 1024)]
@@ -82,6 +86,7 @@ pub(crate) struct TokenBody {
     /// The model's logit of the token, before suppression, penalty and bans.
     pub(crate) target_logit: f32,
     /// The logit that decided, after them; null when a trace is replayed.
+    #[schema(required = true)]
     pub(crate) decision_logit: Option<f32>,
     pub(crate) fractions: Fractions,
     /// Largest absolute contribution first.
@@ -152,9 +157,7 @@ struct ScoreBody {
     /// Index within the unknown head; absent for known concepts.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u32>,
-    /// `known` or `unknown`.
-    #[schema(example = "known")]
-    head: &'static str,
+    head: HeadBody,
     /// The concept's name.
     name: String,
     /// Mean over the chunk's positions of the contribution's share in the sum of absolute contributions.
@@ -270,15 +273,15 @@ impl ChunkBody {
 struct Named {
     id: u32,
     index: Option<u32>,
-    head: &'static str,
+    head: HeadBody,
     name: String,
 }
 
 impl Named {
     fn of(key: ConceptKey, model: &Model) -> Self {
         let (concept, index, head) = match key {
-            ConceptKey::Known(id) => (model.catalog.get(id), None, "known"),
-            ConceptKey::Unknown(index) => (model.catalog.unknown(index), Some(index), "unknown"),
+            ConceptKey::Known(id) => (model.catalog.get(id), None, HeadBody::Known),
+            ConceptKey::Unknown(index) => (model.catalog.unknown(index), Some(index), HeadBody::Unknown),
         };
         let (id, name) = concept.map_or((0, String::new()), |concept| (concept.id, concept.name.to_owned()));
         Self { id, index, head, name }

@@ -1,6 +1,6 @@
 //! Concepts as requests name them and answers show them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use steerling::catalog::{Concept, Head};
 use utoipa::ToSchema;
 
@@ -20,13 +20,35 @@ pub(crate) enum ConceptName {
     /// The exact name; refused with the candidates if several concepts have it.
     Name {
         /// As the catalogue has it.
+        #[schema(min_length = 1)]
         name: String,
     },
     /// The best match of a search among known, steerable concepts.
     Search {
-        /// Words.
+        /// Words, at least one.
+        #[schema(min_length = 1)]
         search: String,
     },
+}
+
+/// Which head a concept belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ConceptHead)]
+pub(crate) enum HeadBody {
+    /// Named in training.
+    Known,
+    /// Discovered.
+    Unknown,
+}
+
+impl From<Head> for HeadBody {
+    fn from(head: Head) -> Self {
+        match head {
+            Head::Known => Self::Known,
+            Head::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// One concept of the catalogue.
@@ -37,14 +59,13 @@ pub(crate) struct ConceptBody {
     pub(crate) id: u32,
     /// Index within its head.
     index: u32,
-    /// `known` or `unknown`.
-    #[schema(example = "known")]
-    head: &'static str,
+    head: HeadBody,
     /// Its name; not always unique.
     name: String,
     /// What it stands for; empty without a label.
     description: String,
     /// The concepts it belongs with.
+    #[schema(required = true)]
     group: Option<GroupBody>,
     flags: FlagsBody,
 }
@@ -79,10 +100,7 @@ impl From<Concept<'_>> for ConceptBody {
         Self {
             id,
             index,
-            head: match head {
-                Head::Known => "known",
-                Head::Unknown => "unknown",
-            },
+            head: head.into(),
             name: name.to_owned(),
             description: description.to_owned(),
             group: group.map(|group| GroupBody { id: group.id, name: group.name.to_owned() }),

@@ -1,19 +1,25 @@
 //! `POST /embed`.
 
+use std::borrow::Cow;
+
 use axum::Json as Answer;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use steerling::embed::{ConceptWeights, EmbeddingType, Pooling};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::states::{check_count, check_length, encode_any, of_texts};
 use super::{AppState, in_background};
 use crate::engine::Model;
 use crate::error::ApiError;
-use crate::extract::Json;
+use crate::extract::{Json, objects_only};
 use crate::openapi::{Body, Compute, Internal, NotReady};
+
+objects_only!(EmbedRequest);
 
 /// Most inputs of one request.
 const MAX_INPUTS: usize = 2048;
@@ -22,8 +28,7 @@ const MAX_ROWS: usize = 8192;
 
 /// Texts to be embedded.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"inputs": ["The capital of Japan is Tokyo."], "embedding_type": "composed"}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct EmbedRequest {
     /// A text, a list of texts (up to 2048), or a list of lists of token ids. None may be empty.
     pub(crate) inputs: Inputs,
@@ -54,7 +59,7 @@ pub(crate) struct EmbedRequest {
 }
 
 /// A text, several, or several as token ids.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "neither a text, nor a list of texts, nor a list of lists of token ids")]
 pub(crate) enum Inputs {
     /// One text. Names of special tokens in it are plain text.
@@ -65,9 +70,33 @@ pub(crate) enum Inputs {
     Ids(Vec<Vec<u32>>),
 }
 
+impl PartialSchema for Inputs {
+    fn schema() -> RefOr<Schema> {
+        let schema = json!({
+            "description": "A text, several, or several as token ids. A mask among ids stands for a position that is not \
+                            decided; names of special tokens in a text are plain text.",
+            "oneOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": {"type": "string", "minLength": 1}},
+                {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": {
+                    "type": "array", "minItems": 1, "items": {"type": "integer", "format": "uint32", "minimum": 0}
+                }},
+            ],
+        });
+        RefOr::T(serde_json::from_value(schema).expect("it is a schema"))
+    }
+}
+
+impl ToSchema for Inputs {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("EmbedInputs")
+    }
+}
+
 /// Which vector a text is embedded as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EmbeddingType)]
 pub(crate) enum Kind {
     /// The hidden state after the final norm.
     Hidden,
@@ -87,6 +116,7 @@ pub(crate) enum Kind {
 /// How the vectors of a text's tokens become one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = Pooling)]
 pub(crate) enum Pool {
     /// Their mean.
     #[default]
@@ -102,6 +132,7 @@ pub(crate) enum Pool {
 /// How vectors are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EncodingFormat)]
 pub(crate) enum Encoding {
     /// Lists of numbers.
     #[default]
@@ -136,6 +167,7 @@ pub(crate) enum Embedding {
 /// A vector.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = EmbeddingVector)]
 pub(crate) enum Row {
     /// Numbers.
     Float(Vec<f32>),

@@ -17,6 +17,7 @@ pub(crate) struct Info {
     /// Generations are taken.
     ready: bool,
     /// Null while it is being loaded for the first time.
+    #[schema(required = true)]
     model: Option<ModelCard>,
     limits: ServiceLimits,
     /// What this build does with this checkpoint: `generate`, `stream`, `chat`, `score`, `embed`, `concepts`.
@@ -55,8 +56,10 @@ struct ModelCard {
     /// Token ids are below this.
     vocab_size: usize,
     /// Known concepts; null without concept heads.
+    #[schema(required = true)]
     known_concepts: Option<usize>,
     /// Unknown (discovered) concepts; null without that head.
+    #[schema(required = true)]
     unknown_concepts: Option<usize>,
 }
 
@@ -64,12 +67,16 @@ struct ModelCard {
 #[derive(Debug, Serialize, ToSchema)]
 struct ServiceLimits {
     /// Positions of prompt and generated text together; null while the model is being loaded.
+    #[schema(required = true)]
     context: Option<usize>,
     /// Positions of an attention block; null while the model is being loaded.
+    #[schema(required = true)]
     block_size: Option<usize>,
     /// Attention blocks whose keys and values fit into memory; null while the model is being loaded.
+    #[schema(required = true)]
     kv_blocks: Option<usize>,
     /// Bytes of the keys and values of one attention block; null while the model is being loaded.
+    #[schema(required = true)]
     kv_block_bytes: Option<u64>,
     /// Generations under way at once.
     max_batch: usize,
@@ -85,6 +92,7 @@ struct ServiceLimits {
 
 /// How busy it is at this moment.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ServerLoad)]
 struct Load {
     /// Generations being computed.
     active: usize,
@@ -98,13 +106,17 @@ struct Load {
 
 /// What was built.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BuildInfo)]
 struct Build {
     version: &'static str,
     /// The source's commit, if the build was told.
+    #[schema(required = true)]
     git_commit: Option<&'static str>,
 }
 
 /// What runs here: the model, its limits, and how busy it is.
+///
+/// Answers also while the model is being loaded.
 #[utoipa::path(get, path = "/info", tag = "state",
     responses((status = 200, description = "the model, its limits, and how busy it is", body = Info), Internal))]
 pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {

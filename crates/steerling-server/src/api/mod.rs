@@ -106,6 +106,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(crate::openapi::openapi_json))
+        .routes(routes!(crate::openapi::page::docs))
+        .routes(routes!(crate::openapi::page::docs_asset))
 }
 
 /// Work that takes a while, such as tokenizing a long text: not on a thread that others wait for.

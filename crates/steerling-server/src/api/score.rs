@@ -10,8 +10,10 @@ use super::states::{check_count, check_length};
 use super::{AppState, in_background};
 use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
-use crate::extract::Json;
+use crate::extract::{Json, objects_only};
 use crate::openapi::{Body, Compute, Internal, NotReady};
+
+objects_only!(ScoreRequest, Item);
 
 /// Most items of one request.
 const MAX_ITEMS: usize = 1024;
@@ -20,8 +22,7 @@ const MAX_CFG: f32 = 100.0;
 
 /// Continuations whose likelihood is asked for.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"items": [{"context": "The capital of Japan is", "continuation": " Tokyo"}]}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct ScoreRequest {
     /// Each is scored on its own.
     #[schema(min_items = 1, max_items = 1024)]
@@ -56,7 +57,8 @@ pub(crate) struct ScoreRequest {
 /// Space at the end of the context counts to the continuation; curly quotes, long dashes and the ellipsis character
 /// become ASCII, as in the reference package.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schema(as = ScoreItem)]
 struct Item {
     /// May be empty.
     context: String,
@@ -65,8 +67,9 @@ struct Item {
 }
 
 /// How a likelihood is computed.
-#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ScoreMethod)]
 enum Method {
     /// `exact` up to 7 tokens, else `monte_carlo`.
     #[default]
@@ -88,21 +91,24 @@ pub(crate) struct ScoreResult {
 
 /// The likelihood of one continuation.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Score)]
 struct ItemScore {
     /// In nats.
     loglikelihood: f64,
     /// Of a Monte-Carlo estimate: the standard deviation of its batches' means (of one batch: of its rows) divided by
     /// the root of their number; null for a single row. 0 for the other methods.
+    #[schema(required = true)]
     standard_error: Option<f64>,
     /// Tokens of the continuation; 0 if it merges into the last token of the context.
     tokens: usize,
     /// `loglikelihood / tokens`; null without tokens.
+    #[schema(required = true)]
     per_token: Option<f64>,
     /// Every token is the likeliest one after those before it, the rest of its attention block masked: the same
     /// question for every method. True without tokens.
     is_greedy: bool,
-    /// `monte_carlo`, `exact` or `left_to_right`.
-    method: &'static str,
+    /// Never `auto`.
+    method: Method,
     /// Forwards in which this item took part, those for `is_greedy` included; items share forwards.
     forwards: usize,
 }
@@ -154,10 +160,10 @@ impl From<Score> for ItemScore {
             per_token: (score.tokens > 0).then(|| score.loglikelihood / score.tokens as f64),
             is_greedy: score.is_greedy,
             method: match score.method {
-                ScoreMethod::Auto => "auto",
-                ScoreMethod::MonteCarlo => "monte_carlo",
-                ScoreMethod::Exact => "exact",
-                ScoreMethod::LeftToRight => "left_to_right",
+                ScoreMethod::Auto => Method::Auto,
+                ScoreMethod::MonteCarlo => Method::MonteCarlo,
+                ScoreMethod::Exact => Method::Exact,
+                ScoreMethod::LeftToRight => Method::LeftToRight,
             },
             forwards: score.forwards,
         }

@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 use super::concept::ConceptName;
 use crate::engine::Model;
 use crate::error::ApiError;
+use crate::extract::written_objects_only;
+
+written_objects_only!(SteeringRequest, Amplify, Suppress, Inject, SuppressLogits, SetWeight, ScheduleBody);
 
 /// Largest target, strength or weight: beyond it a float16 model would overflow rather than follow.
 const MAX_STRENGTH: f32 = 1e4;
@@ -19,8 +22,8 @@ const MAX_ENTRIES: usize = 64;
 
 /// What is added to the model's computation. All entries add up.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schema(as = Steering, example = json!({"amplify": [{"concept": {"search": "music"}}]}))]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schema(as = Steering)]
 pub(crate) struct SteeringRequest {
     /// Concepts to bring out, by the reference package's preset `injection`.
     #[schema(max_items = 64)]
@@ -44,15 +47,17 @@ pub(crate) struct SteeringRequest {
 
 /// A concept to bring out.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct Amplify {
     #[schema(value_type = ConceptName)]
     concept: ConceptRef,
     /// Shift of the most promoted token's logit. Null: 8.
+    #[schema(minimum = -10000, maximum = 10000)]
     target: Option<f32>,
     /// Together with the rest of the concept's group. Null: no.
     group: Option<bool>,
     /// After every layer with at least this number, counted from 1. Null: a quarter of the layers.
+    #[schema(minimum = 1)]
     inject_layer: Option<usize>,
     /// Committed tokens after which it ends. Null: 32.
     cutoff_tokens: Option<usize>,
@@ -60,32 +65,37 @@ struct Amplify {
 
 /// A concept to keep away.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct Suppress {
     #[schema(value_type = ConceptName)]
     concept: ConceptRef,
     /// Raw factor of the direction. Null: -7.
+    #[schema(minimum = -10000, maximum = 10000)]
     target: Option<f32>,
     /// Together with the rest of the concept's group. Null: yes.
     group: Option<bool>,
     /// After every layer with at least this number, counted from 1. Null: half of the layers.
+    #[schema(minimum = 1)]
     inject_layer: Option<usize>,
     /// Strength of the logit suppression of the concept itself. Null: 20.
+    #[schema(minimum = -10000, maximum = 10000)]
     strength: Option<f32>,
 }
 
 /// One direction with all its settings.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct Inject {
     /// The direction is the sum of their embeddings at length 1.
     #[schema(value_type = Vec<ConceptName>, min_items = 1, max_items = 64)]
     concepts: Vec<ConceptRef>,
     /// In logits of the most promoted token if `normalize`, else the raw factor.
+    #[schema(minimum = -10000, maximum = 10000)]
     target: f32,
     /// Divide `target` by the direction's peak alignment with the output head. Null: yes.
     normalize: Option<bool>,
     /// After every layer with at least this number, counted from 1. Null: half of the layers.
+    #[schema(minimum = 1)]
     inject_layer: Option<usize>,
     /// How the strength develops. Null: fixed.
     schedule: Option<ScheduleBody>,
@@ -93,7 +103,7 @@ struct Inject {
 
 /// How the strength of a direction develops over a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(remote = "Self", tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[schema(as = Schedule)]
 pub(crate) enum ScheduleBody {
     /// Full strength throughout.
@@ -112,21 +122,23 @@ pub(crate) enum ScheduleBody {
 
 /// A concept whose promoted tokens lose `strength * relu(lm_head . e)` logits.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct SuppressLogits {
     #[schema(value_type = ConceptName)]
     concept: ConceptRef,
     /// Null: 20.
+    #[schema(minimum = -10000, maximum = 10000)]
     strength: Option<f32>,
 }
 
 /// A concept whose weight is set.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct SetWeight {
     #[schema(value_type = ConceptName)]
     concept: ConceptRef,
     /// The model itself uses 0 to 1.
+    #[schema(minimum = -10000, maximum = 10000)]
     weight: f32,
     /// What becomes of the part that no concept explains. Null: `keep`.
     epsilon: Option<EpsilonBody>,

@@ -8,13 +8,14 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use crate::error::ApiError;
-use crate::extract::Json;
+use crate::extract::{Json, objects_only};
 use crate::openapi::{Body, Internal, NotReady};
+
+objects_only!(TokenizeRequest, DetokenizeRequest);
 
 /// A text to be split into tokens.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"text": "The capital of Japan is"}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct TokenizeRequest {
     /// Any text. Names of special tokens in it are plain text.
     text: String,
@@ -54,8 +55,7 @@ impl From<Token> for TextToken {
 
 /// Ids to be turned into text.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"ids": [791, 6864, 315, 6457, 374]}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct DetokenizeRequest {
     /// Ids below the vocabulary size.
     ids: Vec<u32>,
@@ -77,6 +77,8 @@ fn yes() -> bool {
 }
 
 /// The tokens of a text, with their places.
+///
+/// Places are bytes of the text as UTF-8.
 #[utoipa::path(post, path = "/tokenize", tag = "text", request_body = TokenizeRequest,
     responses((status = 200, description = "the tokens", body = TokenizeResult), Body, Internal, NotReady))]
 pub(crate) async fn tokenize(
@@ -102,6 +104,8 @@ pub(crate) async fn tokenize(
 }
 
 /// The text of ids.
+///
+/// Ids without a text are left out.
 #[utoipa::path(post, path = "/detokenize", tag = "text", request_body = DetokenizeRequest,
     responses((status = 200, description = "the text", body = DetokenizeResult), Body, Internal, NotReady))]
 pub(crate) async fn detokenize(

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod attribute;
+mod docs;
 mod engine;
+mod examples;
 mod generate;
 mod openai;
 mod operate;

@@ -377,6 +377,8 @@ async fn a_wrong_field_is_refused_by_name() {
         ("/concepts?limit=0", "limit"),
         ("/concepts?limit=1001", "limit"),
         ("/concepts?limit=ten", "limit"),
+        ("/concepts?limit=", "limit"),
+        ("/concepts?q=calm&head=", "head"),
         ("/concepts?limit=1&limit=2", "limit"),
         ("/concepts?offset=-1", "offset"),
         ("/concepts?head=both", "head"),

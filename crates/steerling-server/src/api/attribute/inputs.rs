@@ -16,8 +16,10 @@ use crate::error::ApiError;
 pub(crate) struct Inputs {
     method: MethodBody,
     /// Points of the path; null without one.
+    #[schema(required = true)]
     n_steps: Option<usize>,
     /// Where they lie; null without a path.
+    #[schema(required = true)]
     rule: Option<RuleBody>,
     /// In the order of the commits.
     pub(super) targets: Vec<Target>,

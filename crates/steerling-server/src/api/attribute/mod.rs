@@ -26,7 +26,7 @@ use crate::engine::{Model, Places};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
-use crate::openapi::{Body, Compute, Internal, NotReady};
+use crate::openapi::{AttributeEvent, Compute, Generation, Internal, NotReady};
 use crate::stream::{self, StreamEvent, Tail};
 
 use inputs::Inputs;
@@ -38,12 +38,16 @@ pub(crate) struct AttributeAnswer {
     #[serde(flatten)]
     result: GenerateResult,
     /// Every committed token, by position; null without `concepts`.
+    #[schema(required = true)]
     tokens: Option<Vec<TokenBody>>,
     /// The text cut at `<|endofchunk|>`; null without `concepts` or `chunks`.
+    #[schema(required = true)]
     chunks: Option<Vec<ChunkBody>>,
     /// Whether the parts of each logit add up; null without `concepts`.
+    #[schema(required = true)]
     verify: Option<Verify>,
     /// What each token that the model saw did; null unless asked for.
+    #[schema(required = true)]
     inputs: Option<Inputs>,
 }
 
@@ -57,11 +61,11 @@ pub(crate) struct AttributeAnswer {
     responses(
         (status = 200, description = "the generation and its attribution, whole, as a stream, or as a table", content(
             (AttributeAnswer = "application/json"),
-            (StreamEvent = "text/event-stream"),
+            (AttributeEvent = "text/event-stream"),
             (String = "text/csv"),
             (Vec<u8> = "application/vnd.apache.parquet"),
         )),
-        Body, Compute, Internal, NotReady,
+        Generation, Compute, Internal, NotReady,
     ))]
 pub(crate) async fn attribute(
     State(state): State<AppState>,

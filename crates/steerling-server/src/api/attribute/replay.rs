@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use steerling::FinishReason;
 use steerling::attribute::{ChunkEnds, ReplayJob, TokenAttribution, Trace};
 use steerling::config::SpecialIds;
 
@@ -43,9 +44,9 @@ impl Replay {
         };
         let end = ids[prompt..].iter().position(|id| stop.contains(id));
         let finish_reason = match end.map(|end| ids[prompt + end]) {
-            None => "length",
-            Some(id) if self.stop_tokens.contains(&id) => "stop_token",
-            Some(_) => "eot",
+            None => FinishReason::Length,
+            Some(id) if self.stop_tokens.contains(&id) => FinishReason::StopToken,
+            Some(_) => FinishReason::Eot,
         };
         let generated = &ids[prompt..end.map_or(ids.len(), |end| prompt + end)];
         let token_ids: Vec<u32> =

@@ -14,7 +14,10 @@ use crate::api::attribution::{AttributionRequest, check_guidance};
 use crate::api::generate::request::{GenerateRequest, Prepared};
 use crate::engine::Model;
 use crate::error::ApiError;
+use crate::extract::written_objects_only;
 use crate::openapi::extended;
+
+written_objects_only!(TraceRequest, TraceCommitRequest, InputsRequest);
 
 /// Positions that are generated unless the request says otherwise.
 const MAX_NEW_TOKENS: usize = 128;
@@ -69,7 +72,7 @@ pub(super) enum Format {
 
 /// The trace of a result, as it was returned.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct TraceRequest {
     /// The ids of the prompt.
     prompt_ids: Vec<u32>,
@@ -81,7 +84,7 @@ struct TraceRequest {
 
 /// A commit of a trace; what else a result tells of it is optional.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct TraceCommitRequest {
     /// Denoising step, counted over all blocks from 0.
     step: usize,
@@ -101,7 +104,7 @@ struct TraceCommitRequest {
 
 /// Attribution to the tokens that the model saw.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(super) struct InputsRequest {
     pub(super) method: MethodBody,
     /// Points of the path of `integrated_gradients`. Null: 32.
@@ -133,7 +136,7 @@ pub(super) enum MethodBody {
 pub(super) enum RuleBody {
     /// `k/n` for `k = 1..n`, as in the reference package.
     Right,
-    /// Gauss-Legendre: fewer points for the same accuracy.
+    /// Gauss-Legendre: fewer points for the same accuracy where the gradient is smooth along the path.
     GaussLegendre,
 }
 
@@ -141,7 +144,7 @@ impl PartialSchema for AttributeRequest {
     fn schema() -> RefOr<Schema> {
         let mut schema = extended(GenerateRequest::schema(), AttributeFields::schema(), &[]);
         if let RefOr::T(Schema::Object(object)) = &mut schema {
-            object.properties.remove("attribution");
+            object.properties.shift_remove("attribution");
             if let Some(RefOr::T(Schema::Object(field))) = object.properties.get_mut("max_new_tokens") {
                 field.default = Some(json!(MAX_NEW_TOKENS));
                 field.description =

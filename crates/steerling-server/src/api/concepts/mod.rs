@@ -1,13 +1,14 @@
 //! `GET /concepts` and below: what the concepts are called, promote and resemble.
 
+mod params;
 pub(crate) mod query;
 pub(crate) mod texts;
 
 use std::sync::Arc;
 
 use axum::Json as Answer;
-use axum::extract::{Path, State};
-use serde::Serialize;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
 use steerling::catalog::{Concept, Filter, Flag, Head};
 use steerling::steer::ConceptKey;
 use steerling::{Catalog, ConceptRef, Runtime};
@@ -17,8 +18,9 @@ use super::concept::ConceptBody;
 use super::{AppState, in_background};
 use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
-use crate::openapi::{Compute, Internal, InvalidQuery, NotReady, UnknownConcept};
-use query::Params;
+use crate::openapi::{Compute, Internal, InvalidQuery, NoConcepts, NotReady, UnknownConcept};
+use params::{ListParams, NeighborsParams, TokensParams, WhichFlag, WhichHead, WhichSteerable};
+use query::{Named, Params};
 
 /// Most entries of one answer.
 const MAX_LIMIT: usize = 1000;
@@ -33,11 +35,13 @@ pub(crate) struct ConceptPage {
 
 /// A concept of a listing or a search.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConceptHit)]
 struct Found {
     #[serde(flatten)]
     concept: ConceptBody,
     /// Of a search: for each of its words, three times the occurrences in the name plus those in the description.
     /// Null in a listing.
+    #[schema(required = true)]
     score: Option<u64>,
 }
 
@@ -54,10 +58,19 @@ pub(crate) struct ConceptMembers {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ConceptTokens {
     concept: ConceptBody,
-    /// `positive` or `negative`.
-    sign: &'static str,
+    sign: Sign,
     /// Strongest first.
     tokens: Vec<AlignedToken>,
+}
+
+/// Which tokens of a concept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Sign {
+    /// Those that it promotes most.
+    Positive,
+    /// Those that it works against most.
+    Negative,
 }
 
 /// A token and how much a concept promotes it.
@@ -81,10 +94,11 @@ pub(crate) struct ConceptNeighbors {
 
 /// A concept and how alike it is.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConceptNeighbor)]
 struct Neighbor {
     #[serde(flatten)]
     concept: ConceptBody,
-    /// Cosine of the two embeddings, -1 to 1.
+    /// Cosine of the two embeddings; a rounding error may take it beyond 1.
     similarity: f32,
 }
 
@@ -126,38 +140,20 @@ fn id(catalog: &Catalog, key: ConceptKey) -> u32 {
 /// A search looks for whole words in names and descriptions, without regard to case, best first; unless told otherwise
 /// among known concepts that may be steered. A listing goes by id and, unless told otherwise, holds all concepts.
 #[utoipa::path(get, path = "/concepts", tag = "concepts",
-    params(
-        ("q" = Option<String>, Query, description = "words to look for; without any, a listing"),
-        ("limit" = Option<usize>, Query, description = "entries of the answer, 1 to 1000; 10 if not given"),
-        ("offset" = Option<usize>, Query, description = "entries to skip"),
-        ("head" = Option<String>, Query, description = "`known` or `unknown`: only this head; `any`. A search's default is `known`"),
-        ("steerable" = Option<String>, Query, description = "`true`: only concepts that may be steered; `false`: only others; `any`. A search's default is `true`"),
-        ("flag" = Option<String>, Query, description = "`steerable`, `tone`, `alignment` or `demographic`"),
-    ),
+    operation_id = "list_concepts", params(ListParams),
     responses(
-        (status = 200, description = "the concepts", body = ConceptPage), InvalidQuery, Internal, NotReady,
-        (status = 501, description = "`unsupported`: this checkpoint has no concepts", body = crate::error::ErrorBody),
+        (status = 200, description = "the concepts", body = ConceptPage), InvalidQuery, NoConcepts, Internal, NotReady,
     ))]
 pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> Result<Answer<ConceptPage>, ApiError> {
     let model = with_concepts(&state)?;
-    let query = params.text("q")?;
+    let query = params.text("q")?.filter(|query| !query.is_empty());
     let limit = params.count("limit", 10, MAX_LIMIT)?;
     let offset = params.parsed("offset", "a whole number")?.unwrap_or(0);
     let default = if query.is_some() { Filter::REFERENCE } else { Filter::default() };
-    let heads = [("known", Some(Head::Known)), ("unknown", Some(Head::Unknown)), ("any", None)];
-    let steerable = [("true", Some(true)), ("false", Some(false)), ("any", None)];
     let filter = Filter {
-        head: params.word("head", &heads)?.unwrap_or(default.head),
-        steerable: params.word("steerable", &steerable)?.unwrap_or(default.steerable),
-        flag: params.word(
-            "flag",
-            &[
-                ("steerable", Flag::Steerable),
-                ("tone", Flag::Tone),
-                ("alignment", Flag::Alignment),
-                ("demographic", Flag::Demographic),
-            ],
-        )?,
+        head: params.word("head")?.map_or(default.head, WhichHead::filter),
+        steerable: params.word("steerable")?.map_or(default.steerable, WhichSteerable::filter),
+        flag: params.word::<WhichFlag>("flag")?.map(Flag::from),
     };
     params.end()?;
     // A search reads all texts of the catalogue.
@@ -175,12 +171,14 @@ pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> R
 }
 
 /// One concept.
-#[utoipa::path(get, path = "/concepts/{id}", tag = "concepts",
-    params(("id" = String, Path, description = "global id, or the exact name")),
+///
+/// Its name, what it stands for, its group and its flags.
+#[utoipa::path(get, path = "/concepts/{id}", tag = "concepts", operation_id = "show_concept",
+    params(("id" = String, Path, description = "global id, or the exact name", min_length = 1)),
     responses((status = 200, description = "the concept", body = ConceptBody), UnknownConcept, Internal, NotReady))]
 pub(crate) async fn show(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(name): Named,
     params: Params,
 ) -> Result<Answer<ConceptBody>, ApiError> {
     params.end()?;
@@ -191,12 +189,12 @@ pub(crate) async fn show(
 /// The concepts of a concept's group.
 ///
 /// A concept without a group is alone.
-#[utoipa::path(get, path = "/concepts/{id}/group", tag = "concepts",
-    params(("id" = String, Path, description = "global id, or the exact name")),
+#[utoipa::path(get, path = "/concepts/{id}/group", tag = "concepts", operation_id = "concept_group",
+    params(("id" = String, Path, description = "global id, or the exact name", min_length = 1)),
     responses((status = 200, description = "the group", body = ConceptMembers), UnknownConcept, Internal, NotReady))]
 pub(crate) async fn group(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(name): Named,
     params: Params,
 ) -> Result<Answer<ConceptMembers>, ApiError> {
     params.end()?;
@@ -208,42 +206,42 @@ pub(crate) async fn group(
 }
 
 /// The tokens that a concept promotes most, or works against most.
-#[utoipa::path(get, path = "/concepts/{id}/tokens", tag = "concepts",
+///
+/// By the output head's alignment with the concept's embedding.
+#[utoipa::path(get, path = "/concepts/{id}/tokens", tag = "concepts", operation_id = "concept_tokens",
     params(
-        ("id" = String, Path, description = "global id, or the exact name"),
-        ("k" = Option<usize>, Query, description = "tokens, 1 to 1000; 15 if not given"),
-        ("sign" = Option<String>, Query, description = "`positive` (if not given) or `negative`"),
+        ("id" = String, Path, description = "global id, or the exact name", min_length = 1),
+        TokensParams,
     ),
     responses(
         (status = 200, description = "the tokens", body = ConceptTokens), UnknownConcept, Compute, Internal, NotReady,
     ))]
 pub(crate) async fn tokens(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(name): Named,
     mut params: Params,
 ) -> Result<Answer<ConceptTokens>, ApiError> {
     let deadline = state.deadline(None)?;
     let model = with_concepts(&state)?;
     let k = params.count("k", 15, MAX_LIMIT)?;
-    let negative = params.word("sign", &[("positive", false), ("negative", true)])?.unwrap_or(false);
+    let sign = params.word("sign")?.unwrap_or(Sign::Positive);
     params.end()?;
     let concept = of_path(&model.catalog, &name)?;
     let key = key(&concept);
-    let work = move |runtime: &mut Runtime| runtime.model().concept_top_tokens(key, k, negative).map(Some);
+    let work =
+        move |runtime: &mut Runtime| runtime.model().concept_top_tokens(key, k, sign == Sign::Negative).map(Some);
     let top = state.engine.run(WorkKind::Concepts, deadline, work)?.await?;
     let token = |(id, alignment): (u32, f32)| AlignedToken { id, text: model.tokenizer.token_text(id), alignment };
-    Ok(Answer(ConceptTokens {
-        concept: concept.into(),
-        sign: if negative { "negative" } else { "positive" },
-        tokens: top.into_iter().map(token).collect(),
-    }))
+    Ok(Answer(ConceptTokens { concept: concept.into(), sign, tokens: top.into_iter().map(token).collect() }))
 }
 
 /// The concepts whose embeddings are most similar to a concept's.
-#[utoipa::path(get, path = "/concepts/{id}/neighbors", tag = "concepts",
+///
+/// By cosine, of both heads.
+#[utoipa::path(get, path = "/concepts/{id}/neighbors", tag = "concepts", operation_id = "concept_neighbors",
     params(
-        ("id" = String, Path, description = "global id, or the exact name"),
-        ("k" = Option<usize>, Query, description = "concepts, 1 to 1000; 20 if not given"),
+        ("id" = String, Path, description = "global id, or the exact name", min_length = 1),
+        NeighborsParams,
     ),
     responses(
         (status = 200, description = "the concepts", body = ConceptNeighbors),
@@ -251,7 +249,7 @@ pub(crate) async fn tokens(
     ))]
 pub(crate) async fn neighbors(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(name): Named,
     mut params: Params,
 ) -> Result<Answer<ConceptNeighbors>, ApiError> {
     let deadline = state.deadline(None)?;

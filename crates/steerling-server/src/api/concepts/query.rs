@@ -2,10 +2,26 @@
 
 use std::str::FromStr;
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
+use serde::Deserialize;
+use serde::de::value::{Error, StrDeserializer};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Code};
+
+/// The concept that a path names.
+pub(crate) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let refuse = |_| ApiError::new(Code::UnknownConcept, "the path is no UTF-8").with_status(StatusCode::NOT_FOUND);
+        path.map(|Path(name)| Self(name)).map_err(refuse)
+    }
+}
 
 /// The parameters of a query string that nobody has asked for yet.
 pub(crate) struct Params(Vec<(String, String)>);
@@ -21,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// The text of a parameter, if it is given and not empty.
+    /// The text of a parameter.
     ///
     /// # Errors
     /// If it is given twice.
@@ -31,7 +47,7 @@ impl Params {
         if found.next().is_some() {
             return Err(ApiError::invalid(name, "given more than once"));
         }
-        Ok(value.filter(|value| !value.is_empty()))
+        Ok(value)
     }
 
     /// A parameter that is a number, a truth value or one of `kind`.
@@ -44,17 +60,14 @@ impl Params {
         text.parse().map(Some).map_err(wrong)
     }
 
-    /// One of a few words.
+    /// One of the names of an enumeration.
     ///
     /// # Errors
-    /// If it is given twice or is none of `words`.
-    pub(super) fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, ApiError> {
+    /// If it is given twice or is none of them.
+    pub(super) fn word<T: for<'a> Deserialize<'a>>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        found.map(Some).ok_or_else(|| {
-            let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            ApiError::invalid(name, format!("`{text}` is none of {}", names.join(", ")))
-        })
+        let word = T::deserialize(StrDeserializer::<Error>::new(&text));
+        word.map(Some).map_err(|error| ApiError::invalid(name, error.to_string()))
     }
 
     /// How many entries are wanted, `usual` if that is not said.

@@ -13,8 +13,10 @@ use super::super::states::{check_count, encode, of_texts};
 use super::super::{AppState, in_background};
 use super::{MAX_LIMIT, with_concepts};
 use crate::error::ApiError;
-use crate::extract::Json;
-use crate::openapi::{Body, Compute, Internal, NotReady};
+use crate::extract::{Json, objects_only};
+use crate::openapi::{Body, Compute, Internal, NonEmpty, NotReady};
+
+objects_only!(DetectRequest, ContrastRequest);
 
 /// Concepts by global id, with their weights.
 type Weights = Vec<(u32, f32)>;
@@ -24,10 +26,10 @@ const MAX_TEXTS: usize = 512;
 
 /// A text in which concepts are looked for.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"text": "The capital of Japan is Tokyo.", "top_k": 5, "level": "text"}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct DetectRequest {
     /// Any text but an empty one.
+    #[schema(min_length = 1)]
     text: String,
     /// Concepts of each item, 1 to 1000.
     #[serde(default = "ten")]
@@ -45,6 +47,7 @@ pub(crate) struct DetectRequest {
 /// What an item is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DetectLevel)]
 enum Level {
     /// A token.
     Token,
@@ -85,19 +88,19 @@ struct DetectedConcept {
     #[serde(flatten)]
     concept: ConceptBody,
     /// 0 to 1: the mean over the item's tokens, of which those count 0 where the concept is not among the top ones.
+    #[schema(minimum = 0, maximum = 1)]
     weight: f32,
 }
 
 /// Two sets of texts.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"a": ["What a lovely day!"], "b": ["The meeting is at nine."], "top_k": 10}))]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct ContrastRequest {
     /// Texts, 1 to 512, none of them empty.
-    #[schema(min_items = 1, max_items = 512)]
+    #[schema(min_items = 1, max_items = 512, value_type = Vec<NonEmpty>)]
     a: Vec<String>,
     /// Texts, 1 to 512, none of them empty.
-    #[schema(min_items = 1, max_items = 512)]
+    #[schema(min_items = 1, max_items = 512, value_type = Vec<NonEmpty>)]
     b: Vec<String>,
     /// Concepts of the answer, 1 to 1000.
     #[serde(default = "twenty")]
@@ -119,16 +122,20 @@ pub(crate) struct ContrastResult {
 
 /// A concept and what it is in each set. A text's weight is the mean over its tokens.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ContrastedConcept)]
 struct Contrasted {
     #[serde(flatten)]
     concept: ConceptBody,
     /// Mean weight of the texts of `a`, 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
     mean_a: f32,
     /// Mean weight of the texts of `b`, 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
     mean_b: f32,
     /// `mean_a - mean_b`.
     difference: f32,
     /// How likely a text of `a` has a larger weight than one of `b`; equal weights count one half. 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
     auc: f32,
 }
 
@@ -141,7 +148,9 @@ fn twenty() -> usize {
 }
 
 /// The concepts that are active in a text.
-#[utoipa::path(post, path = "/concepts/detect", tag = "concepts", request_body = DetectRequest,
+///
+/// Of the whole text, of each attention block, or of each token, with their weights.
+#[utoipa::path(post, path = "/concepts/detect", tag = "concepts", operation_id = "detect_concepts", request_body = DetectRequest,
     responses((status = 200, description = "the concepts", body = DetectResult), Body, Compute, Internal, NotReady))]
 pub(crate) async fn detect(
     State(state): State<AppState>,
@@ -187,7 +196,7 @@ pub(crate) async fn detect(
 /// The concepts that set two sets of texts apart.
 ///
 /// Of all concepts that are among the top ones of any token, those whose weights tell the sets apart best.
-#[utoipa::path(post, path = "/concepts/contrast", tag = "concepts", request_body = ContrastRequest,
+#[utoipa::path(post, path = "/concepts/contrast", tag = "concepts", operation_id = "contrast_concepts", request_body = ContrastRequest,
     responses((status = 200, description = "the concepts", body = ContrastResult), Body, Compute, Internal, NotReady))]
 pub(crate) async fn contrast(
     State(state): State<AppState>,

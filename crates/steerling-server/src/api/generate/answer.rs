@@ -130,19 +130,46 @@ pub(crate) struct GenerateResult {
     prompt_tokens: usize,
     /// The number of `token_ids`.
     completion_tokens: usize,
-    /// `length`, `eot`, `stop_token` or `stop_string`.
-    #[schema(example = "length")]
-    pub(crate) finish_reason: &'static str,
+    /// Why the text ends where it does.
+    pub(crate) finish_reason: FinishReason,
     /// The seed, given or drawn; null for a trace, which holds no draws.
+    #[schema(required = true)]
     pub(crate) seed: Option<u64>,
     /// All commits; null unless `return_trace`.
+    #[schema(required = true)]
     trace: Option<Trace>,
     pub(crate) usage: UsageBody,
     pub(crate) timings: TimingsBody,
     /// Why the tokens were committed; null unless asked for.
+    #[schema(required = true)]
     attribution: Option<Attribution>,
     /// What the client should know: parameters without effect, a model whose text is noise.
     pub(crate) warnings: Vec<String>,
+}
+
+/// Why a text ends where it does.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FinishReason {
+    /// All positions are filled.
+    Length,
+    /// The end of the turn.
+    Eot,
+    /// One of `stop_tokens`.
+    StopToken,
+    /// One of `stop`.
+    StopString,
+}
+
+impl From<steerling::FinishReason> for FinishReason {
+    fn from(reason: steerling::FinishReason) -> Self {
+        match reason {
+            steerling::FinishReason::Length => Self::Length,
+            steerling::FinishReason::Eot => Self::Eot,
+            steerling::FinishReason::StopToken => Self::StopToken,
+            steerling::FinishReason::StopString => Self::StopString,
+        }
+    }
 }
 
 /// How the text came about.
@@ -178,6 +205,7 @@ struct TraceCommit {
 
 /// What it cost.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GenerationUsage)]
 pub(crate) struct UsageBody {
     /// Forward passes.
     forwards: usize,
@@ -191,6 +219,7 @@ pub(crate) struct UsageBody {
 
 /// Where the time went, in milliseconds.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GenerationTimings)]
 pub(crate) struct TimingsBody {
     /// Waiting for a place in the batch.
     queue_ms: u64,
@@ -233,7 +262,7 @@ impl GenerateResult {
             text: outcome.text.clone(),
             token_ids: outcome.token_ids.clone(),
             prompt_tokens: start.prompt_tokens,
-            finish_reason: outcome.finish_reason.as_str(),
+            finish_reason: outcome.finish_reason.into(),
             seed: Some(start.seed),
             attribution,
             warnings: warnings.clone(),
@@ -247,7 +276,7 @@ pub(crate) struct Replayed {
     pub(crate) text: String,
     pub(crate) token_ids: Vec<u32>,
     pub(crate) prompt_tokens: usize,
-    pub(crate) finish_reason: &'static str,
+    pub(crate) finish_reason: steerling::FinishReason,
     pub(crate) total_ms: u64,
     pub(crate) warnings: Vec<String>,
 }
@@ -263,7 +292,7 @@ impl GenerateResult {
             completion_tokens: token_ids.len(),
             token_ids,
             prompt_tokens,
-            finish_reason,
+            finish_reason: finish_reason.into(),
             seed: None,
             trace: None,
             usage: UsageBody { forwards: 0, rows: 0, cached_blocks: 0, tokens_per_forward: 0.0 },

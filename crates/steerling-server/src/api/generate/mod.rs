@@ -16,8 +16,8 @@ use crate::engine::Model;
 use crate::error::ApiError;
 use crate::extract::Json;
 use crate::observe::RequestId;
-use crate::openapi::{Body, Compute, Internal, NotReady};
-use crate::stream::{self, StreamEvent, Tail};
+use crate::openapi::{Compute, GenerateEvent, Generation, Internal, NotReady};
+use crate::stream::{self, Tail};
 
 use answer::GenerateResult;
 use request::{GenerateRequest, Prepared};
@@ -32,9 +32,9 @@ use request::{GenerateRequest, Prepared};
     responses(
         (status = 200, description = "the generation, whole or as a stream", content(
             (GenerateResult = "application/json"),
-            (StreamEvent = "text/event-stream"),
+            (GenerateEvent = "text/event-stream"),
         )),
-        Body, Compute, Internal, NotReady,
+        Generation, Compute, Internal, NotReady,
     ))]
 pub(crate) async fn generate(
     State(state): State<AppState>,

@@ -14,6 +14,10 @@ use crate::api::attribution::AttributionRequest;
 use crate::api::steering::{Recipe, SteeringRequest};
 use crate::engine::{Model, Priority};
 use crate::error::ApiError;
+use crate::extract::written_objects_only;
+use crate::openapi::NonEmpty;
+
+written_objects_only!(GenerateRequest, ChatMessage, DecodingRequest);
 
 /// Said in every answer of a model with random weights.
 pub(crate) const NOISE: &str = "this is a synthetic model with random weights: its text is noise";
@@ -22,8 +26,7 @@ pub(crate) const SEEDS: u64 = 1 << 53;
 
 /// A generation. Exactly one of `prompt` and `messages` is given.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schema(example = json!({"prompt": "The capital of Japan is", "max_new_tokens": 64, "seed": 42}))]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub(crate) struct GenerateRequest {
     /// A text, or ids. Ids may be special ones, but not the mask.
     pub(crate) prompt: Option<Prompt>,
@@ -56,7 +59,7 @@ pub(crate) struct GenerateRequest {
     #[schema(max_items = 64)]
     pub(crate) stop_tokens: Vec<u32>,
     /// The text ends before the first of these strings.
-    #[schema(max_items = 8)]
+    #[schema(max_items = 8, value_type = Vec<NonEmpty>)]
     pub(crate) stop: Vec<String>,
     /// Which positions a step commits.
     pub(crate) decoding: DecodingRequest,
@@ -97,7 +100,7 @@ pub(crate) enum Prompt {
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(crate) struct ChatMessage {
     /// `system`, `user` or `assistant`.
     #[schema(example = "user")]
@@ -108,7 +111,7 @@ pub(crate) struct ChatMessage {
 
 /// Which positions a step commits. This build supports `confidence`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(remote = "Self", tag = "method", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum DecodingRequest {
     /// A fixed number a step, most confident first.
     Confidence {},
@@ -123,6 +126,7 @@ pub(crate) enum DecodingRequest {
 /// Who waits for whom in the queue.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = Priority)]
 pub(crate) enum PriorityRequest {
     /// First come, first served.
     #[default]
@@ -134,6 +138,7 @@ pub(crate) enum PriorityRequest {
 /// Where generation blocks are cut.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = Align)]
 pub(crate) enum AlignRequest {
     /// From the end of the prompt, as the reference package does.
     Reference,
@@ -144,6 +149,7 @@ pub(crate) enum AlignRequest {
 /// What a committed `<|eot_id|>` does to masked positions before it.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = Eot)]
 pub(crate) enum EotRequest {
     /// They are still filled.
     Fill,
@@ -381,19 +387,6 @@ impl GenerateRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use utoipa::PartialSchema;
-    use utoipa::openapi::{RefOr, Schema};
-
-    #[test]
-    fn the_example_of_the_document_is_a_valid_request() {
-        let RefOr::T(Schema::Object(schema)) = GenerateRequest::schema() else {
-            panic!("not an object");
-        };
-        let example = schema.example.expect("an example");
-        let request: GenerateRequest = serde_json::from_value(example).expect("the example's form");
-        assert!(request.refuse_unsupported().is_ok());
-        assert_eq!(request.seed, Some(42));
-    }
 
     #[test]
     fn an_omitted_field_has_the_default_of_the_library() {

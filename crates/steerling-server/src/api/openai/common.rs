@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::attribution::{Attribution, AttributionRequest};
-use crate::api::generate::answer::{GenerateResult, TimingsBody, UsageBody};
+use crate::api::generate::answer::{FinishReason, GenerateResult, TimingsBody, UsageBody};
 use crate::api::generate::request::{DecodingRequest, GenerateRequest};
 use crate::api::lanes::Ended;
 use crate::api::steering::SteeringRequest;
@@ -198,8 +198,8 @@ pub(super) struct RequestExtra {
 pub(super) struct ChoiceExtra {
     /// This seed with `n: 1` gives this choice again.
     pub(super) seed: Option<u64>,
-    /// `length`, `eot`, `stop_token` or `stop_string`.
-    pub(super) finish_reason: &'static str,
+    /// Why the text ends where it does, more exactly than OpenAI's word.
+    pub(super) finish_reason: FinishReason,
     /// The generated ids up to the end or the stop.
     pub(super) token_ids: Vec<u32>,
     /// Why the tokens were committed; null unless asked for.
@@ -220,7 +220,7 @@ impl ChoiceExtra {
     /// OpenAI's name of the reason.
     pub(super) fn finish_reason(&self) -> &'static str {
         match self.finish_reason {
-            "length" => "length",
+            FinishReason::Length => "length",
             _ => "stop",
         }
     }

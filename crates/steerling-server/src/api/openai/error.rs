@@ -2,10 +2,11 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::ToSchema;
+use serde_json::json;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::error::{ApiError, Code};
-use crate::openapi::errors_of;
+use crate::openapi::refusals::{Family, Refusal, Responses, of_any, of_generations, of_work, without_model};
 
 /// The body of every answer under `/v1` with a status of 400 or above, and the last event of a stream that failed.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,37 +61,27 @@ pub(crate) struct Refusals;
 /// Refusals of an operation that only looks.
 pub(crate) struct NotThere;
 
-impl utoipa::IntoResponses for Refusals {
+/// As OpenAI's clients expect it.
+const OPENAI: Family = Family {
+    schema: OpenAiErrorBody::name,
+    status: |error| OpenAiErrorBody::status(error.status()),
+    body: |error| json!(OpenAiErrorBody::from(error)),
+};
+
+impl IntoResponses for Refusals {
     fn responses() -> Responses {
-        refusals(&[
-            (
-                "400",
-                "`invalid_json`, `invalid_request`, `context_length_exceeded`, `unsupported` (by this checkpoint or \
-                 build), `unknown_concept`, `ambiguous_concept`, `not_steerable`: `param` names the field",
-            ),
-            ("404", "`model_not_found`: another model is served"),
-            ("413", "`payload_too_large`: the body has too many bytes"),
-            ("415", "`unsupported_media_type`: the body is not `application/json`"),
-            ("429", "`overloaded`: all places are taken; see the header `retry-after`"),
-            ("500", "`internal`: the server failed; its log says why"),
-            ("503", "`not_ready`, `shutting_down`: see the header `retry-after`"),
-            ("504", "`deadline_exceeded`: it took longer than the server allows"),
-        ])
+        let parts = [of_generations(), other_model(), of_work(), without_model(), of_any()];
+        OPENAI.responses(parts.into_iter().flatten().collect())
     }
 }
 
-impl utoipa::IntoResponses for NotThere {
+impl IntoResponses for NotThere {
     fn responses() -> Responses {
-        refusals(&[
-            ("404", "`model_not_found`: another model is served"),
-            ("500", "`internal`: the server failed; its log says why"),
-            ("503", "`not_ready`: the model is being loaded; see the header `retry-after`"),
-        ])
+        OPENAI.responses([other_model(), without_model(), of_any()].into_iter().flatten().collect())
     }
 }
 
-type Responses = std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>>;
-
-fn refusals(table: &[(&str, &str)]) -> Responses {
-    errors_of(&OpenAiErrorBody::name(), table)
+fn other_model() -> Vec<Refusal> {
+    let error = ApiError::new(Code::ModelNotFound, "there is no model `gpt-5`: this server has `steerling-demo`");
+    vec![("another model is served", error.or_param("model"))]
 }

@@ -26,6 +26,7 @@ pub(crate) struct Effect {
     /// Different pairs of neighbouring tokens, as a share of all pairs: low where text repeats itself.
     distinct_2: Runs,
     /// Share of positions at which the steered and the default text differ; null unless `compare`.
+    #[schema(required = true)]
     changed_fraction: Option<f64>,
 }
 
@@ -34,10 +35,13 @@ pub(crate) struct Effect {
 #[schema(as = SteerEffectRuns)]
 struct Runs {
     /// The unsteered run.
+    #[schema(required = true)]
     default: Option<f64>,
     /// The steered run.
+    #[schema(required = true)]
     steered: Option<f64>,
     /// Mean over the runs with random concepts.
+    #[schema(required = true)]
     controls: Option<f64>,
 }
 

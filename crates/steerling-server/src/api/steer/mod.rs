@@ -24,7 +24,7 @@ use crate::engine::{Model, Places, WorkKind};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
-use crate::openapi::{Body, Compute, Internal, NotReady};
+use crate::openapi::{Compute, Generation, Internal, NotReady, SteerEvent};
 use crate::stream::{self, StreamEvent, Tail};
 
 use effect::Effect;
@@ -41,6 +41,7 @@ pub(crate) struct SteerAnswer {
     /// The steered run.
     steered: GenerateResult,
     /// The same without steering; null unless `compare`.
+    #[schema(required = true)]
     default: Option<GenerateResult>,
     /// The same recipe with random concepts.
     controls: Vec<ControlRun>,
@@ -76,6 +77,7 @@ struct SweepRun {
 
 /// The steering as the model resolved it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ResolvedSteering)]
 struct Resolved {
     /// In the order amplify, suppress, inject.
     injections: Vec<ResolvedInjection>,
@@ -137,9 +139,9 @@ struct ResolvedWeight {
     responses(
         (status = 200, description = "all runs, whole or as a stream", content(
             (SteerAnswer = "application/json"),
-            (StreamEvent = "text/event-stream"),
+            (SteerEvent = "text/event-stream"),
         )),
-        Body, Compute, Internal, NotReady,
+        Generation, Compute, Internal, NotReady,
     ))]
 pub(crate) async fn steer(
     State(state): State<AppState>,

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steerling::catalog::{Catalog, Filter};
 use steerling::decode::uniform;
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Recipe;
 use crate::api::generate::request::{GenerateRequest, Prepared};
+use crate::api::steering::SteeringRequest;
 use crate::engine::Model;
 use crate::error::ApiError;
+use crate::extract::written_objects_only;
 use crate::openapi::extended;
+
+written_objects_only!(Controls);
 
 /// Most runs with random concepts.
 const MAX_CONTROLS: usize = 8;
@@ -40,13 +44,19 @@ pub(super) struct SteerFields {
     /// Runs that tell the concept's effect from that of any push.
     controls: Controls,
     /// Multipliers of the targets, each a run.
-    #[schema(max_items = 8)]
+    #[schema(max_items = 8, value_type = Vec<Multiplier>)]
     sweep: Vec<f32>,
 }
 
+/// A factor of all targets.
+#[derive(ToSchema)]
+#[schema(minimum = -100, maximum = 100)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct Multiplier(f32);
+
 /// Runs that tell the concept's effect from that of any push.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 struct Controls {
     /// Runs of the same recipe with random steerable known concepts, which follow from the seed.
     #[schema(default = 0, maximum = 8)]
@@ -55,7 +65,12 @@ struct Controls {
 
 impl PartialSchema for SteerRequest {
     fn schema() -> RefOr<Schema> {
-        extended(GenerateRequest::schema(), SteerFields::schema(), &["steering"])
+        let mut schema = extended(GenerateRequest::schema(), SteerFields::schema(), &["steering"]);
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            let steering = Ref::new(format!("#/components/schemas/{}", SteeringRequest::name()));
+            object.properties.insert("steering".to_owned(), RefOr::Ref(steering));
+        }
+        schema
     }
 }
 
