@@ -10,7 +10,7 @@ HERE = pathlib.Path(__file__).parent
 SECONDS = 90
 
 
-def test_the_server_keeps_its_contract_whatever_it_is_sent(url):
+def test_the_server_keeps_its_contract_whatever_it_is_sent(url, tmp_path):
     command = [
         pathlib.Path(sys.executable).parent / "schemathesis", "--config-file", HERE / "schemathesis.toml",
         "run", f"{url}/openapi.json", "--phases", "examples,coverage,fuzzing", "--max-time", str(SECONDS),
@@ -18,7 +18,7 @@ def test_the_server_keeps_its_contract_whatever_it_is_sent(url):
         "--no-color",
     ]
     environment = os.environ | {"PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS + 120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS + 120)
     report = done.stdout + done.stderr
     assert done.returncode == 0, report
     selected, tested = (int(re.search(rf"{word}: (\d+)", report)[1]) for word in ("Selected", "Tested"))
