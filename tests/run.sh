@@ -9,6 +9,7 @@ need() {
 }
 need cargo "install Rust with rustup; rust-toolchain.toml names the version"
 need cc "install a C compiler (Debian: apt-get install build-essential)"
+need python3 "clients in the tests are written in it (Debian: apt-get install python3 python3-venv)"
 need curl "the tests use it as a client (Debian: apt-get install curl)"
 
 echo "== format"
@@ -19,5 +20,7 @@ echo "== test"
 cargo test --release --workspace --locked
 echo "== the whole program with faults on purpose, and with a collector of spans"
 cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
+echo "== clients from their registries"
+bash tests/clients.sh
 echo "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
