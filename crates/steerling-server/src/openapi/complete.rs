@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::examples;
+use crate::api::openai::error::OpenAiErrorBody;
 
 /// Where a reference to a component points.
 const COMPONENT: &str = "#/components/schemas/";
@@ -31,8 +33,9 @@ pub(super) fn complete(document: &mut Value) {
         for parameter in list(operation, "parameters") {
             parameter.get_mut("schema").into_iter().for_each(limit);
         }
+        let is_openai = operation["tags"][0] == "openai";
         for (kind, content) in contents(operation) {
-            describe(&kind, content);
+            describe(&kind, content, is_openai);
         }
         operation["responses"]["200"]["headers"]["x-request-id"] =
             json!({"description": "names the request: the caller's, if sent", "schema": {"type": "string"}});
@@ -72,9 +75,17 @@ fn contents(operation: &mut Value) -> impl Iterator<Item = (String, &mut Value)>
 }
 
 /// JSON Schema describes text; what is in the text stands beside it.
-fn describe(kind: &str, content: &mut Value) {
+fn describe(kind: &str, content: &mut Value, is_openai: bool) {
     let event = content["schema"].take();
+    let error = format!("{COMPONENT}{}", OpenAiErrorBody::name());
     content["schema"] = match kind {
+        "text/event-stream" if is_openai => json!({
+            "type": "string",
+            "description": "Server-sent events. The JSON of their `data` is a list of chunks, the last of which is an error \
+                            if the request has failed; otherwise `data: [DONE]` ends it.",
+            "contentMediaType": kind,
+            "contentSchema": {"type": "array", "items": {"anyOf": [event, {"$ref": error}]}},
+        }),
         "text/event-stream" => json!({
             "type": "string",
             "description": "Server-sent events. Taken apart, they are a list of objects: `event` and the JSON of `data`, \

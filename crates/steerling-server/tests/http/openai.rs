@@ -1,7 +1,7 @@
 //! `/v1`: OpenAI's shapes over the same jobs, with a fake denoiser, a recorded model and the demo model.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 
 use futures::StreamExt;
@@ -15,14 +15,16 @@ async fn fake() -> Server {
 }
 
 /// The demo model, as it is or with chat tokens: three byte tokens that no UTF-8 text has.
-async fn demo(chat: bool) -> (Server, tempfile::TempDir) {
+pub(crate) async fn demo(chat: bool) -> (Server, tempfile::TempDir) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/steerling-demo");
-    let dir = tempfile::tempdir().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("demo-chat");
+    std::fs::create_dir(&dir).unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json", "concept_labels.parquet"] {
-        std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        std::fs::copy(from.join(name), dir.join(name)).unwrap();
     }
     if chat {
-        let path = dir.path().join("config.json");
+        let path = dir.join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let vocabulary: Value = serde_json::from_slice(&std::fs::read(from.join("tokenizer.json")).unwrap()).unwrap();
         for (key, byte) in [("start_header_id", "ý"), ("end_header_id", "þ"), ("eot_id", "ÿ")] {
@@ -30,7 +32,7 @@ async fn demo(chat: bool) -> (Server, tempfile::TempDir) {
         }
         std::fs::write(path, config.to_string()).unwrap();
     }
-    (Server::with_model(PathBuf::from(dir.path()), options()).await, dir)
+    (Server::with_model(dir, options()).await, root)
 }
 
 async fn ok(response: reqwest::Response) -> Value {

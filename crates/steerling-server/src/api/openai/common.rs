@@ -9,6 +9,9 @@ use crate::api::generate::request::{DecodingRequest, GenerateRequest};
 use crate::api::lanes::Ended;
 use crate::api::steering::SteeringRequest;
 use crate::error::ApiError;
+use crate::extract::objects_only;
+
+objects_only!(StreamOptions);
 
 /// Most choices of a prompt.
 const MAX_N: usize = 128;
@@ -82,7 +85,7 @@ enum Stop {
 
 /// What a stream tells beside the text.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct StreamOptions {
     /// A last chunk without choices has the usage.
     include_usage: Option<bool>,
