@@ -140,16 +140,21 @@ fn every_operation_says_what_it_does_takes_answers_and_refuses() {
         for (status, response) in operation["responses"].as_object().unwrap() {
             assert!(!response["description"].as_str().unwrap().is_empty(), "{place} {status}");
             let is_refusal = status.parse::<u16>().unwrap() >= 400;
-            for (kind, content) in response["content"].as_object().unwrap() {
+            for (kind, content) in response["content"].as_object().into_iter().flatten() {
                 // Parquet is no text.
                 let shown = content["examples"].is_object() || kind == "application/vnd.apache.parquet";
                 assert!(shown, "{place} {status} {kind} has an example");
-                let error = json!({"$ref": "#/components/schemas/ErrorBody"});
-                assert_eq!(content["schema"] == error, is_refusal, "{place} {status}");
+                // Under /v1 refusals have OpenAI's shape.
+                let own = content["schema"] == json!({"$ref": "#/components/schemas/ErrorBody"});
+                assert!(own == is_refusal || path.starts_with("/v1/"), "{place} {status}");
             }
             for example in response["content"]["application/json"]["examples"].as_object().into_iter().flatten() {
                 let code = &example.1["value"]["error"]["code"];
-                assert!(!is_refusal || code == example.0, "{place} {status}: {code} is called {}", example.0);
+                assert!(
+                    !is_refusal || code == example.0 || path.starts_with("/v1/"),
+                    "{place} {status}: {code} is called {}",
+                    example.0
+                );
             }
         }
         assert!(operation["responses"]["500"].is_object(), "{place} may fail");
