@@ -61,7 +61,8 @@ pub(crate) struct ApiError {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) param: Option<String>,
-    details: Option<serde_json::Value>,
+    /// Boxed, because refusals are passed on by value everywhere.
+    details: Option<Box<serde_json::Value>>,
     retry_after: Option<Duration>,
     status: StatusCode,
 }
@@ -164,7 +165,7 @@ impl ApiError {
 
     /// The same refusal, saying more.
     pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
-        Self { details: Some(details), ..self }
+        Self { details: Some(Box::new(details)), ..self }
     }
 
     /// The same refusal under another status.
@@ -221,7 +222,7 @@ impl ApiError {
                 message: self.message.clone(),
                 param: self.param.clone(),
                 request_id: request_id.to_owned(),
-                details: self.details.clone(),
+                details: self.details.as_deref().cloned(),
             },
         }
     }
@@ -252,21 +253,20 @@ impl From<steerling::Error> for ApiError {
     fn from(error: steerling::Error) -> Self {
         match error {
             steerling::Error::Invalid { field, message } => Self::invalid(field, message),
-            steerling::Error::ContextLength { prompt, max_new_tokens, context } => Self {
-                param: Some("max_new_tokens".to_owned()),
-                details: Some(serde_json::json!({
+            steerling::Error::ContextLength { prompt, max_new_tokens, context } => {
+                let refusal = Self::new(Code::ContextLengthExceeded, error.to_string()).or_param("max_new_tokens");
+                refusal.with_details(serde_json::json!({
                     "prompt_tokens": prompt, "max_new_tokens": max_new_tokens, "context": context
-                })),
-                ..Self::new(Code::ContextLengthExceeded, error.to_string())
-            },
+                }))
+            }
             steerling::Error::UnknownConcept { field, message } => {
                 Self { param: Some(field), ..Self::new(Code::UnknownConcept, message) }
             }
-            steerling::Error::AmbiguousConcept { field, message, candidates } => Self {
-                param: Some(field),
-                details: Some(serde_json::json!({ "candidates": candidates })),
-                ..Self::new(Code::AmbiguousConcept, message)
-            },
+            steerling::Error::AmbiguousConcept { field, message, candidates } => {
+                Self::new(Code::AmbiguousConcept, message)
+                    .or_param(&field)
+                    .with_details(serde_json::json!({ "candidates": candidates }))
+            }
             steerling::Error::NotSteerable { ref field, .. } => {
                 Self { param: Some(field.clone()), ..Self::new(Code::NotSteerable, error.to_string()) }
             }

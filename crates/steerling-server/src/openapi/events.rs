@@ -37,7 +37,7 @@ pub(crate) enum AttributeEvent {
     /// Why the tokens of the `block` before were committed.
     Attribution(AttributionEvent),
     /// The generation and its attribution.
-    Done(AttributeAnswer),
+    Done(Box<AttributeAnswer>),
     /// It has failed. Nothing follows.
     Error(ErrorBody),
 }
