@@ -9,6 +9,7 @@ pub(crate) mod generate;
 mod health;
 mod info;
 pub(crate) mod lanes;
+mod playground;
 mod score;
 mod states;
 pub(crate) mod steer;
@@ -95,6 +96,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(crate::openapi::openapi_json))
+        .merge(playground::routes())
 }
 
 /// Work that takes a while, such as tokenizing a long text: not on a thread that others wait for.

@@ -5,6 +5,7 @@ mod attribute;
 mod engine;
 mod generate;
 mod operate;
+mod playground;
 mod refusals;
 mod steer;
 mod support;
