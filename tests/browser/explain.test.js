@@ -96,7 +96,7 @@ test("input attribution is a heat map over what the model read", async (t) => {
   assert.equal(inputs.targets.length, 16);
   await page.waitForFunction(() => document.querySelectorAll(".heat .tokens > *").length === 4);
   const [best] = inputs.prompt_ranking;
-  const strongest = await page.locator(".heat .tokens > *").evaluateAll((all) => all.toSorted((a, b) => parseFloat(b.title) - parseFloat(a.title))[0].textContent);
+  const strongest = await page.locator(".heat .tokens > *").evaluateAll((all) => [...all].sort((a, b) => parseFloat(b.title) - parseFloat(a.title))[0].textContent);
   assert.equal(strongest, best.text.trim());
   await accessible(page);
   await shot(page, "heat");

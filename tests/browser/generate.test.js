@@ -29,7 +29,7 @@ test("a text unmasks position by position, block by block", async (t) => {
   assert.ok(states.length >= 10, `${states.length} states`);
   assert.equal(states[0].length, 48);
   const shown = states.map((state) => state.split("x").length - 1);
-  assert.deepEqual(shown, shown.toSorted((a, b) => a - b), "no token goes away again");
+  assert.deepEqual(shown, [...shown].sort((a, b) => a - b), "no token goes away again");
   assert.equal(shown.at(-1), 48);
   assert.ok(states.some((state) => /░+x/.test(state)), "not from left to right");
   for (const state of states) assert.ok(!/░.*x/.test(state.slice(0, 16)) || !state.slice(16).includes("x"), "a block begins when the one before is full");
@@ -43,7 +43,7 @@ test("the same request gives the text of the API, with shading by confidence", a
   await run(page);
   const answer = await page.evaluate(() =>
     fetch("generate", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ prompt: "The chef stirred the", max_new_tokens: 16, seed: 5, return_trace: true }) }).then((answer) => answer.json()));
-  const byPosition = answer.trace.commits.toSorted((a, b) => a.position - b.position);
+  const byPosition = [...answer.trace.commits].sort((a, b) => a.position - b.position);
   const expected = byPosition.map(({ text }) => text.replace("\n", "↵").trim());
   assert.deepEqual((await tokens(page)).map((text) => text.trim()), expected);
   const shading = await page.locator(".token").evaluateAll((all) => all.map((token) => Number(token.style.getPropertyValue("--confidence"))));

@@ -112,7 +112,11 @@ export async function fill(page, { prompt, tokens = 32, seed = 1, extra = "" }) 
   }, extra);
 }
 
-export const shot = (page, name, options = {}) => page.screenshot({ path: path.join(SHOTS, `${name}.png`), ...options });
+export async function shot(page, name, options = {}) {
+  // What sticks to the window's edge would otherwise lie across the middle of a whole page.
+  if (options.fullPage) await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: path.join(SHOTS, `${name}.png`), ...options });
+}
 
 /** No accessibility rule of WCAG 2.2 AA or of good practice is broken. */
 export async function accessible(page) {

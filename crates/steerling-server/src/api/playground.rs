@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tower_http::compression::CompressionLayer;
@@ -62,13 +63,16 @@ async fn page(headers: HeaderMap) -> Response {
 #[utoipa::path(get, path = "/assets/{file}", tag = "playground",
     params(("file" = String, Path, description = "its name, as the page has it", example = "style.css")),
     responses(
-        (status = 200, description = "the file", body = String, content_type = "text/plain"),
+        (status = 200, description = "the file", content(
+            (String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"),
+        )),
         (status = 304, description = "the file is the one that `if-none-match` names"),
         (status = 404, description = "`not_found`: the page has no such file", body = crate::error::ErrorBody),
         Internal,
     ))]
-async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let file = FILES.iter().find(|(file, _)| *file == name);
+async fn asset(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
+    // A name that is no text is as unknown as any other.
+    let file = name.ok().and_then(|Path(name)| FILES.iter().find(|(file, _)| *file == name));
     Ok(respond(*file.ok_or_else(|| ApiError::from_status(StatusCode::NOT_FOUND))?, &headers))
 }
 

@@ -5,6 +5,8 @@ import { gap, h, percent, signed, visible } from "./dom.js";
 
 /** Concepts of each kind that are listed; the sums are over all of them. */
 const LISTED = 6;
+/** Shortest bar, as a share of the longest. */
+const LEAST = 0.02;
 const KINDS = { known: "Known concepts", unknown: "Unknown concepts" };
 const METHODS = { integrated_gradients: "Integrated gradients", input_x_gradient: "Input × gradient", occlusion: "Occlusion" };
 
@@ -70,19 +72,18 @@ export class Inspector {
   concepts({ known, unknown }) {
     const item = ({ contribution, weight, ...concept }) =>
       ({ concept, value: contribution, text: signed(contribution), title: `weight ${weight.toFixed(2)}` });
-    return h("div", {}, this.bars([["known", known.map(item)], ["unknown", unknown.map(item)]], 0.005));
+    return h("div", { class: "why" }, this.bars([["known", known.map(item)], ["unknown", unknown.map(item)]]));
   }
 
-  /** Lists of concepts by kind, with bars on one scale; what is smaller than `least` would only be noise. */
-  bars(lists, least) {
-    const listed = lists.map(([kind, items]) => [kind, items.filter(({ value }) => Math.abs(value) >= least).slice(0, LISTED)]);
-    const most = Math.max(...listed.flatMap(([, items]) => items.map(({ value }) => Math.abs(value))), 1e-9);
-    const section = ([kind, items]) =>
-      h("section", {}, h("h3", {}, KINDS[kind]),
-        items.length === 0
-          ? h("p", { class: "hint" }, "None contributed.")
-          : h("ul", { class: "bars" }, items.map(({ concept, value, text, title }) => this.bar(concept, kind, value / most, text, title))));
-    return listed.map(section);
+  /** Lists of concepts by kind, with bars on one scale; bars that could not be seen are left out. */
+  bars(lists) {
+    const most = Math.max(...lists.flatMap(([, items]) => items.map(({ value }) => Math.abs(value))), 1e-9);
+    const section = ([kind, items]) => {
+      const listed = items.filter(({ value }) => Math.abs(value) >= LEAST * most).slice(0, LISTED);
+      const bars = listed.map(({ concept, value, text, title }) => this.bar(concept, kind, value / most, text, title));
+      return h("section", {}, h("h3", {}, KINDS[kind]), listed.length > 0 ? h("ul", { class: "bars" }, bars) : h("p", { class: "hint" }, "None to speak of."));
+    };
+    return lists.map(section);
   }
 
   /** A concept with a bar from -1 to 1. */
@@ -105,7 +106,7 @@ export class Inspector {
       h("header", {}, h("h2", {}, `Chunk ${index + 1}`), h("p", { class: "facts" }, `${lane.title} · positions ${start} to ${end - 1}`)),
       h("p", { class: "excerpt", tabindex: 0 }, text.trim()),
       h("p", { class: "hint" }, "Mean share of each concept in the logits of the chunk’s tokens."),
-      ...this.bars([["known", items("known")], ["unknown", items("unknown")]], 0.0005),
+      ...this.bars([["known", items("known")], ["unknown", items("unknown")]]),
       h("p", { class: "hint" }, `Epsilon ${signed(epsilon_signed, 3)}, without its sign ${epsilon_abs.toFixed(3)}.`));
   }
 

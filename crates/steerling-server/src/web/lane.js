@@ -3,19 +3,19 @@
 import { copy } from "./share.js";
 import { flash, gap, h, percent, visible } from "./dom.js";
 
-const TITLES = { default: "Unsteered", steered: "Steered", control: "Random concept", sweep: "Other strength" };
-
-function titleOf(name) {
-  if (name === null) return "Text";
-  const [kind, number] = name.split("-");
-  return number === undefined ? (TITLES[kind] ?? name) : `${TITLES[kind] ?? kind} ${Number(number) + 1}`;
+function titleOf(name, { sweep }) {
+  const [kind, number] = (name ?? "text").split("-");
+  if (kind === "sweep") return `Strength × ${sweep?.[number]}`;
+  if (kind === "control") return `Random concept ${Number(number) + 1}`;
+  return { text: "Text", default: "Unsteered", steered: "Steered" }[kind] ?? name;
 }
 
 export class Lane {
   /** `select` is told what is clicked: `{token}` with its position, `{chunk}` with its number, or `{answer}`, the text of a chat's turn. */
-  constructor(name, { prompt, messages }, select) {
+  constructor(name, body, select) {
+    const { prompt, messages } = body;
     this.name = name;
-    this.title = titleOf(name);
+    this.title = titleOf(name, body);
     this.start = null;
     /** Position -> commit: `{position, id, text, confidence, step}`. */
     this.commits = new Map();
@@ -110,7 +110,7 @@ export class Lane {
     for (const [position, cell] of this.cells) {
       const commit = this.commits.get(position);
       const shown = commit && commit.step < step ? commit : null;
-      const state = shown && (shown.step === step - 1 && !this.result ? "fresh" : position >= end ? "after" : "set");
+      const state = shown && (shown.step === step - 1 && step < this.start.steps ? "fresh" : position >= end ? "after" : "set");
       if (cell.shown === shown && cell.state === state) continue;
       Object.assign(cell, { shown, state });
       fill(cell.token, shown, state);
@@ -210,7 +210,7 @@ function fill(token, commit, state) {
   token.previousSibling.data = commit ? gap(commit.text) : " ";
   token.style.setProperty("--confidence", commit ? commit.confidence.toFixed(3) : 0);
   token.parentElement.classList.toggle("line-end", Boolean(commit?.text.includes("\n")));
-  const attributes = { role: "button", tabindex: -1, "aria-pressed": token.classList.contains("selected"), title: commit && `${percent(commit.confidence)} sure, step ${commit.step + 1}` };
+  const attributes = { role: "button", tabindex: -1, "aria-pressed": token.classList.contains("selected"), title: commit && `${visible(commit.text)}: ${percent(commit.confidence)} sure, step ${commit.step + 1}` };
   for (const [name, value] of Object.entries(attributes)) {
     if (commit) token.setAttribute(name, value);
     else token.removeAttribute(name);

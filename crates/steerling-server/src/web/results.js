@@ -158,9 +158,8 @@ export class Results {
       return known(steered) && h("div", { class: "measure" }, h("h3", { title: hint }, label), bar("default", without), bar("steered", steered));
     };
     const direction = ({ concepts, top_tokens, alpha, peak }) =>
-      h("p", {}, h("strong", {}, concepts.map(({ name }) => name).join(" + ")), alpha < 0 ? " pushes away " : " pushes towards ",
-        top_tokens.slice(0, 8).flatMap(({ text }) => [h("span", { class: "sample" }, visible(text)), " "]),
-        h("span", { class: "hint" }, `up to ${signed(alpha * peak, 1)} logits`));
+      h("p", {}, h("strong", {}, concepts.map(({ name }) => name).join(" + ")), h("span", { class: "hint" }, ` up to ${signed(alpha * peak, 1)} logits: `),
+        top_tokens.slice(0, 8).flatMap(({ text }) => [h("span", { class: "sample" }, visible(text)), " "]));
     byId("effect").replaceChildren(
       h("h2", {}, "What steering did"),
       h("div", { class: "measures" },

@@ -160,7 +160,7 @@ async fn the_first_paint_is_small_and_compressed_for_whoever_takes_that() {
 #[tokio::test]
 async fn a_file_that_the_page_does_not_have_is_refused_like_any_other_path() {
     let server = start().await;
-    for path in ["/assets/nothing.js", "/assets/..%2f..%2fCargo.toml", "/assets/"] {
+    for path in ["/assets/nothing.js", "/assets/..%2f..%2fCargo.toml", "/assets/", "/assets/%ff"] {
         let (status, error) = refusal(server.get(path).await).await;
         assert_eq!((status, error["code"].as_str()), (404, Some("not_found")), "{path}");
     }
