@@ -25,4 +25,5 @@ cd tests/browser
 if [[ ! -f node_modules/.package-lock.json || package-lock.json -nt node_modules/.package-lock.json ]]; then
     npm ci --no-audit --no-fund
 fi
+npm run --silent lint
 CHROMIUM="$(command -v chromium)" timeout 900 npm test

@@ -31,7 +31,10 @@ test("a conversation is held turn by turn", async (t) => {
   const second = page.waitForRequest("**/steer");
   await page.keyboard.press("Control+Enter");
   const { messages } = (await second).postDataJSON();
-  assert.deepEqual(messages.map(({ role }) => role), ["user", "assistant", "user"]);
+  assert.deepEqual(
+    messages.map(({ role }) => role),
+    ["user", "assistant", "user"],
+  );
   assert.ok(messages[1].content.length > 10);
   assert.equal(messages[2].content, "And then?");
   await page.getByRole("button", { name: "Remove message 2" }).click();
@@ -40,6 +43,9 @@ test("a conversation is held turn by turn", async (t) => {
   await page.locator("#code summary").click();
   await page.getByText("JSON", { exact: true }).click();
   const request = JSON.parse(await page.locator("#snippet").textContent());
-  assert.deepEqual(request.messages.map(({ role }) => role), ["system", "user", "assistant"]);
+  assert.deepEqual(
+    request.messages.map(({ role }) => role),
+    ["system", "user", "assistant"],
+  );
   await shot(page, "chat", { fullPage: true });
 });

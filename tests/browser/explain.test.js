@@ -26,8 +26,12 @@ test("a token shows the parts of its logit and the concepts that chose it", asyn
   const rows = await page.locator(".split tbody tr, .split tfoot tr").allTextContents();
   const logits = await page.locator(".split td:last-child").allTextContents();
   const expected = [token.known_total, token.unknown_total, token.epsilon, token.target_logit];
-  logits.forEach((shown, i) => assert.ok(Math.abs(number(shown) - expected[i]) <= 0.005, `${rows[i]}: ${shown}, not ${expected[i]}`));
-  const shares = await page.locator(".split .stack span").evaluateAll((all) => all.map((part) => Number(part.style.getPropertyValue("--share"))));
+  logits.forEach((shown, i) =>
+    assert.ok(Math.abs(number(shown) - expected[i]) <= 0.005, `${rows[i]}: ${shown}, not ${expected[i]}`),
+  );
+  const shares = await page
+    .locator(".split .stack span")
+    .evaluateAll((all) => all.map((part) => Number(part.style.getPropertyValue("--share"))));
   assert.ok(Math.abs(shares.reduce((a, b) => a + b) - 1) < 1e-4);
   const first = page.locator(".inspector .bars li").first();
   assert.equal(await first.locator(".name").textContent(), "Cooking");
@@ -79,24 +83,36 @@ test("input attribution is a heat map over what the model read", async (t) => {
   for (const method of ["integrated_gradients", "occlusion"]) {
     await page.getByLabel("Method of input attribution").selectOption(method);
     const response = page.waitForResponse("**/attribute");
-    await page.getByRole("button", { name: "For this token" }).click();
+    await page.getByRole("button", { name: "This token", exact: true }).click();
     const { inputs } = await (await response).json();
     assert.equal(inputs.method, method);
-    assert.deepEqual(inputs.targets.map((target) => target.position), [position]);
+    assert.deepEqual(
+      inputs.targets.map((target) => target.position),
+      [position],
+    );
     await page.locator(".heat .tokens").waitFor();
     const scores = inputs.targets[0].scores.slice(0, 4);
-    const shown = await page.locator(".heat .tokens > *").evaluateAll((all) => all.slice(0, 4).map((token) => [token.textContent, parseFloat(token.title.replace("−", "-"))]));
-    assert.deepEqual(shown.map(([text]) => text), ["The", "chef", "stirred", "the"]);
+    const shown = await page
+      .locator(".heat .tokens > *")
+      .evaluateAll((all) =>
+        all.slice(0, 4).map((token) => [token.textContent, parseFloat(token.title.replace("−", "-"))]),
+      );
+    assert.deepEqual(
+      shown.map(([text]) => text),
+      ["The", "chef", "stirred", "the"],
+    );
     shown.forEach(([, value], i) => assert.ok(Math.abs(value - scores[i]) <= 0.005, `${value}, not ${scores[i]}`));
   }
   assert.equal(await page.locator(".heat .target").count(), 1);
   const response = page.waitForResponse("**/attribute");
-  await page.getByRole("button", { name: "For the whole text" }).click();
+  await page.getByRole("button", { name: "Whole text" }).click();
   const { inputs } = await (await response).json();
   assert.equal(inputs.targets.length, 16);
   await page.waitForFunction(() => document.querySelectorAll(".heat .tokens > *").length === 4);
   const [best] = inputs.prompt_ranking;
-  const strongest = await page.locator(".heat .tokens > *").evaluateAll((all) => [...all].sort((a, b) => parseFloat(b.title) - parseFloat(a.title))[0].textContent);
+  const strongest = await page
+    .locator(".heat .tokens > *")
+    .evaluateAll((all) => [...all].sort((a, b) => parseFloat(b.title) - parseFloat(a.title))[0].textContent);
   assert.equal(strongest, best.text.trim());
   await accessible(page);
   await shot(page, "heat");
@@ -105,10 +121,13 @@ test("input attribution is a heat map over what the model read", async (t) => {
 test("a steered token is attributed under its steering", async (t) => {
   const page = await open(t);
   await run(page);
-  for (const [lane, steered] of [["steered", true], ["default", false]]) {
+  for (const [lane, steered] of [
+    ["steered", true],
+    ["default", false],
+  ]) {
     await page.locator(`[data-lane="${lane}"] .token[role]`).nth(3).click();
     const request = page.waitForRequest("**/attribute");
-    await page.getByRole("button", { name: "For this token" }).click();
+    await page.getByRole("button", { name: "This token", exact: true }).click();
     const body = (await request).postDataJSON();
     assert.equal(Boolean(body.steering), steered);
     await page.locator(".heat .tokens").waitFor();

@@ -13,7 +13,9 @@ test("a text unmasks position by position, block by block", async (t) => {
   await page.evaluate(() => {
     window.states = [];
     const look = () => {
-      const state = [...document.querySelectorAll("#lanes .token")].map((token) => (token.hasAttribute("role") ? "x" : "░")).join("");
+      const state = [...document.querySelectorAll("#lanes .token")]
+        .map((token) => (token.hasAttribute("role") ? "x" : "░"))
+        .join("");
       if (state && state !== window.states.at(-1)) window.states.push(state);
       requestAnimationFrame(look);
     };
@@ -29,10 +31,21 @@ test("a text unmasks position by position, block by block", async (t) => {
   assert.ok(states.length >= 10, `${states.length} states`);
   assert.equal(states[0].length, 48);
   const shown = states.map((state) => state.split("x").length - 1);
-  assert.deepEqual(shown, [...shown].sort((a, b) => a - b), "no token goes away again");
+  assert.deepEqual(
+    shown,
+    [...shown].sort((a, b) => a - b),
+    "no token goes away again",
+  );
   assert.equal(shown.at(-1), 48);
-  assert.ok(states.some((state) => /░+x/.test(state)), "not from left to right");
-  for (const state of states) assert.ok(!/░.*x/.test(state.slice(0, 16)) || !state.slice(16).includes("x"), "a block begins when the one before is full");
+  assert.ok(
+    states.some((state) => /░+x/.test(state)),
+    "not from left to right",
+  );
+  for (const state of states)
+    assert.ok(
+      !/░.*x/.test(state.slice(0, 16)) || !state.slice(16).includes("x"),
+      "a block begins when the one before is full",
+    );
   assert.match(await page.locator(".lane .facts").textContent(), /^48 tokens · 48 steps · [\d.]+ s$/);
   await accessible(page);
 });
@@ -42,11 +55,21 @@ test("the same request gives the text of the API, with shading by confidence", a
   await fill(page, { prompt: "The chef stirred the", tokens: 16, seed: 5 });
   await run(page);
   const answer = await page.evaluate(() =>
-    fetch("generate", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ prompt: "The chef stirred the", max_new_tokens: 16, seed: 5, return_trace: true }) }).then((answer) => answer.json()));
+    fetch("generate", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ prompt: "The chef stirred the", max_new_tokens: 16, seed: 5, return_trace: true }),
+    }).then((answer) => answer.json()),
+  );
   const byPosition = [...answer.trace.commits].sort((a, b) => a.position - b.position);
   const expected = byPosition.map(({ text }) => text.replace("\n", "↵").trim());
-  assert.deepEqual((await tokens(page)).map((text) => text.trim()), expected);
-  const shading = await page.locator(".token").evaluateAll((all) => all.map((token) => Number(token.style.getPropertyValue("--confidence"))));
+  assert.deepEqual(
+    (await tokens(page)).map((text) => text.trim()),
+    expected,
+  );
+  const shading = await page
+    .locator(".token")
+    .evaluateAll((all) => all.map((token) => Number(token.style.getPropertyValue("--confidence"))));
   shading.forEach((shade, i) => assert.ok(Math.abs(shade - byPosition[i].confidence) < 0.001));
 });
 
@@ -103,6 +126,20 @@ test("stop keeps what there is, and frees the server", async (t) => {
   }
 });
 
+test("a second run takes the place of the first, which leaves nothing behind", async (t) => {
+  const page = await open(t);
+  await fill(page, { prompt: "The chef stirred the", tokens: 500 });
+  await page.locator("#run").click();
+  await page.waitForFunction(() => document.querySelectorAll(".token[role]").length > 5);
+  await page.locator("[name=max_new_tokens]").fill("16");
+  await page.keyboard.press("Control+Enter");
+  await done(page);
+  assert.equal((await tokens(page)).length, 16);
+  await page.waitForTimeout(300);
+  assert.match(await page.locator("#status").textContent(), /^Done/);
+  assert.ok(await page.locator("#run").isVisible());
+});
+
 test("a refusal is shown as the server said it, beside the field that it names", async (t) => {
   const page = await open(t, { expectRefusals: true });
   await fill(page, { prompt: "x", tokens: 100_000 });
@@ -112,7 +149,8 @@ test("a refusal is shown as the server said it, beside the field that it names",
   const shown = page.locator("#error");
   await shown.waitFor();
   const text = await shown.textContent();
-  for (const part of [error.code, error.message, error.param, error.request_id, "422"]) assert.ok(text.includes(part), `${part} in ${text}`);
+  for (const part of [error.code, error.message, error.param, error.request_id, "422"])
+    assert.ok(text.includes(part), `${part} in ${text}`);
   assert.equal(await page.locator("[name=max_new_tokens]").getAttribute("aria-invalid"), "true");
   await accessible(page);
   await shot(page, "error");
@@ -140,6 +178,17 @@ test("a stream that is cut short is not taken for a text", async (t) => {
   await page.locator("#error").waitFor();
   assert.match(await page.locator("#error").textContent(), /cut short/);
   await page.unroute("**/generate");
+
+  // Of two lanes, one has ended.
+  await page.route("**/steer", async (route) => {
+    const whole = await (await route.fetch()).text();
+    await route.fulfill({ contentType: "text/event-stream", body: whole.slice(0, whole.lastIndexOf("event: done")) });
+  });
+  await page.getByRole("button", { name: "Pirates in space" }).click();
+  await page.waitForFunction(() => document.querySelectorAll(".lane").length === 2);
+  await page.locator("#error").waitFor();
+  assert.match(await page.locator("#error").textContent(), /cut short/);
+  await fill(page, { prompt: "x", tokens: 8 });
   await page.route("**/generate", (route) => route.abort());
   await page.locator("#run").click();
   await page.waitForFunction(() => document.querySelector("#error").textContent.includes("cannot be reached"));
@@ -156,7 +205,12 @@ test("what prompts, texts and concepts say is shown, never obeyed", async (t) =>
       });
       await page.route("**/steer", async (route) => {
         const text = await (await route.fetch()).text();
-        await route.fulfill({ contentType: "text/event-stream", body: text.replaceAll('"text":" ', `"text":${JSON.stringify(` ${evil}`).slice(0, -1)}`).replaceAll('"name":"', `"name":${JSON.stringify(evil).slice(0, -1)}`) });
+        await route.fulfill({
+          contentType: "text/event-stream",
+          body: text
+            .replaceAll('"text":" ', `"text":${JSON.stringify(` ${evil}`).slice(0, -1)}`)
+            .replaceAll('"name":"', `"name":${JSON.stringify(evil).slice(0, -1)}`),
+        });
       });
     },
   });

@@ -11,7 +11,9 @@ test("at the width of a phone nothing sticks out", async (t) => {
   const page = await open(t, { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true });
   const fits = async (what) => {
     const wide = await page.evaluate(() => {
-      const all = [...document.querySelectorAll("body *")].filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5);
+      const all = [...document.querySelectorAll("body *")].filter(
+        (element) => element.getBoundingClientRect().right > innerWidth + 0.5,
+      );
       return [document.scrollingElement.scrollWidth, ...all.map((element) => element.outerHTML.slice(0, 80))];
     });
     assert.deepEqual(wide, [360], what);
@@ -24,7 +26,7 @@ test("at the width of a phone nothing sticks out", async (t) => {
   assert.ok(Math.abs(top) < 20, `the result is in view, not at ${top}`);
   await shot(page, "phone-result");
   await page.locator('[data-lane="steered"] .token[role]').nth(6).tap();
-  await page.getByRole("button", { name: "For this token" }).tap();
+  await page.getByRole("button", { name: "This token", exact: true }).tap();
   await page.locator(".heat .tokens").waitFor();
   await fits("with an explanation");
   await shot(page, "phone-token");
@@ -42,7 +44,7 @@ test("in the dark everything can be read", async (t) => {
   assert.ok(Math.max(...background.match(/\d+/g).slice(0, 3).map(Number)) < 60, background);
   await run(page);
   await page.locator('[data-lane="steered"] .token[role]').nth(6).click();
-  await page.getByRole("button", { name: "For this token" }).click();
+  await page.getByRole("button", { name: "This token", exact: true }).click();
   await page.locator(".heat .tokens").waitFor();
   await accessible(page);
   await shot(page, "dark");
@@ -57,7 +59,12 @@ function streams(t) {
     let events = 0;
     while (!controller.signal.aborted) {
       const body = JSON.stringify({ prompt: "The chef stirred the", max_new_tokens: 400, stream: true });
-      const answer = await fetch(`${there.server.url}generate`, { method: "POST", headers: { "content-type": "application/json" }, body, signal: controller.signal });
+      const answer = await fetch(`${there.server.url}generate`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body,
+        signal: controller.signal,
+      });
       assert.equal(answer.status, 200);
       for await (const _ of answer.body) events += 1;
     }
@@ -75,13 +82,24 @@ async function responsiveness(page, work) {
     window.keys = [];
     const frame = (at) => (window.frames_.push(at), (window.watching = requestAnimationFrame(frame)));
     window.watching = requestAnimationFrame(frame);
-    addEventListener("keydown", (event) => requestAnimationFrame(() => window.keys.push(performance.now() - event.timeStamp)));
+    addEventListener("keydown", (event) =>
+      requestAnimationFrame(() => window.keys.push(performance.now() - event.timeStamp)),
+    );
   });
   await work();
   return page.evaluate(() => {
     cancelAnimationFrame(window.watching);
-    const pauses = window.frames_.slice(1).map((at, i) => at - window.frames_[i]).sort((a, b) => a - b);
-    return { frames: pauses.length, p95: pauses[Math.floor(pauses.length * 0.95)], longest: pauses.at(-1), keys: window.keys.length, slowestKey: Math.max(...window.keys) };
+    const pauses = window.frames_
+      .slice(1)
+      .map((at, i) => at - window.frames_[i])
+      .sort((a, b) => a - b);
+    return {
+      frames: pauses.length,
+      p95: pauses[Math.floor(pauses.length * 0.95)],
+      longest: pauses.at(-1),
+      keys: window.keys.length,
+      slowestKey: Math.max(...window.keys),
+    };
   });
 }
 
@@ -128,7 +146,12 @@ test("a server that wants a key is given one, which the page keeps to itself", a
   const page = await open(t, {
     expectRefusals: true,
     setUp: async (page) => {
-      const error = { code: "unauthorized", message: "an API key is needed: `authorization: Bearer …`", param: null, request_id: "r-1" };
+      const error = {
+        code: "unauthorized",
+        message: "an API key is needed: `authorization: Bearer …`",
+        param: null,
+        request_id: "r-1",
+      };
       await page.route(/\/(info|concepts|generate|steer|attribute)/, async (route) => {
         const key = route.request().headers().authorization;
         sent.push(key);
@@ -160,10 +183,18 @@ test("a server that wants a key is given one, which the page keeps to itself", a
 
 test("without steering and explanations, only what the model can do is offered", async (t) => {
   const page = await open(t, {
-    setUp: (page) => page.route("**/info", async (route) => {
-      const info = await (await route.fetch()).json();
-      await route.fulfill({ json: { ...info, capabilities: ["generate", "stream"], warnings: [], model: { ...info.model, known_concepts: null } } });
-    }),
+    setUp: (page) =>
+      page.route("**/info", async (route) => {
+        const info = await (await route.fetch()).json();
+        await route.fulfill({
+          json: {
+            ...info,
+            capabilities: ["generate", "stream"],
+            warnings: [],
+            model: { ...info.model, known_concepts: null },
+          },
+        });
+      }),
   });
   assert.ok(await page.locator("#concepts-section").isHidden());
   assert.ok(await page.locator("#note").isHidden());

@@ -13,7 +13,12 @@ const exec = promisify(execFile);
 
 test("a link carries the whole request and gives the same text", async (t) => {
   const page = await open(t, { permissions: ["clipboard-read", "clipboard-write"] });
-  await fill(page, { prompt: "Kapitän “Ahab” fuhr\nnach 日本 & <b>zurück</b> ⚓", tokens: 24, seed: 77, extra: '{"align": "block"}' });
+  await fill(page, {
+    prompt: "Kapitän “Ahab” fuhr\nnach 日本 & <b>zurück</b> ⚓",
+    tokens: 24,
+    seed: 77,
+    extra: '{"align": "block"}',
+  });
   await page.locator("#search").fill("ocean");
   await page.getByRole("option", { name: /^Ocean/ }).click();
   await page.getByLabel("Strength of Ocean").fill("5.5");
@@ -39,7 +44,15 @@ test("a link carries the whole request and gives the same text", async (t) => {
 
 test("a link of a stranger can do no more than fill in the form", async (t) => {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const strange = { prompt: "<img src=x onerror=alert(1)>", chips: [{ id: 2, name: "<b>Space</b>", strength: 1e9 }, { id: "x" }, null], messages: "no", seed: 3, compare: "yes", mode: "chat", __proto__: { polluted: 1 } };
+  const strange = {
+    prompt: "<img src=x onerror=alert(1)>",
+    chips: [{ id: 2, name: "<b>Space</b>", strength: 1e9 }, { id: "x" }, null],
+    messages: "no",
+    seed: 3,
+    compare: "yes",
+    mode: "chat",
+    __proto__: { polluted: 1 },
+  };
   const page = await open(t, { fragment: `#${encode(strange)}` });
   assert.equal(await page.locator("#prompt").inputValue(), strange.prompt);
   assert.equal(await page.locator(".chip").count(), 1);
@@ -54,12 +67,15 @@ test("a link of a stranger can do no more than fill in the form", async (t) => {
 
 test("the code that is shown runs and answers with what the page shows", async (t) => {
   const page = await open(t, { permissions: ["clipboard-read", "clipboard-write"] });
-  await page.locator("#prompt").fill("The neighbour's \"table\" \\ $HOME `moved`.");
+  await page.locator("#prompt").fill('The neighbour\'s "table" \\ $HOME `moved`.');
   await run(page);
   const shown = (await tokens(page, "steered")).map((token) => token.replace("↵", "\n")).join("");
   const letters = (text) => text.replaceAll(/\s/g, "");
   await page.locator("#code summary").click();
-  for (const [language, command] of [["curl", "bash"], ["Python", "python3"]]) {
+  for (const [language, command] of [
+    ["curl", "bash"],
+    ["Python", "python3"],
+  ]) {
     await page.getByText(language, { exact: true }).click();
     await page.locator("#copy").click();
     await page.getByText("Copied").waitFor();

@@ -6,11 +6,23 @@ import { accessible, done, fill, run, shot, tokens, world } from "./support.js";
 
 const { open } = world();
 
-const chips = (page) => page.locator(".chip").evaluateAll((all) => all.map((chip) => [chip.querySelector(".turn").textContent, chip.querySelector(".chip-name").textContent, Number(chip.querySelector("input").value)]));
+const chips = (page) =>
+  page
+    .locator(".chip")
+    .evaluateAll((all) =>
+      all.map((chip) => [
+        chip.querySelector(".turn").textContent,
+        chip.querySelector(".chip-name").textContent,
+        Number(chip.querySelector("input").value),
+      ]),
+    );
 
 test("the page opens with a request worth running: one click, two texts side by side", async (t) => {
   const page = await open(t);
-  assert.deepEqual(await chips(page), [["Amplify", "Pirate speech", 8], ["Amplify", "Space", 8]]);
+  assert.deepEqual(await chips(page), [
+    ["Amplify", "Pirate speech", 8],
+    ["Amplify", "Space", 8],
+  ]);
   assert.match(await page.locator("#note").textContent(), /steerling-demo is a tiny model/);
   await shot(page, "first");
   await accessible(page);
@@ -19,7 +31,10 @@ test("the page opens with a request worth running: one click, two texts side by 
   const body = (await sent).postDataJSON();
   assert.equal(body.compare, true);
   assert.equal(body.stream, true);
-  assert.deepEqual(body.steering.amplify.map(({ target }) => target), [8, 8]);
+  assert.deepEqual(
+    body.steering.amplify.map(({ target }) => target),
+    [8, 8],
+  );
   const [left, right] = await page.locator(".lane h3").allTextContents();
   assert.deepEqual([left, right], ["Unsteered", "Steered"]);
   const [plain, steered] = [await tokens(page, "default"), await tokens(page, "steered")];
@@ -28,7 +43,9 @@ test("the page opens with a request worth running: one click, two texts side by 
   const count = (text) => text.filter((token) => pirates.includes(token)).length;
   assert.ok(count(steered) >= 3 && count(plain) === 0, `${steered}`);
   assert.match(await page.locator("#effect").textContent(), /Positions that differ/);
-  const [one, other] = await page.locator(".lane").evaluateAll((lanes) => lanes.map((lane) => lane.getBoundingClientRect().top));
+  const [one, other] = await page
+    .locator(".lane")
+    .evaluateAll((lanes) => lanes.map((lane) => lane.getBoundingClientRect().top));
   assert.equal(one, other, "side by side");
   await accessible(page);
   await shot(page, "steered", { fullPage: true });
@@ -60,7 +77,10 @@ test("concepts are found and chosen with the keyboard alone", async (t) => {
   await page.keyboard.type("pira");
   await page.waitForFunction(() => document.querySelectorAll("[role=option]").length === 1);
   await page.keyboard.press("Enter");
-  assert.deepEqual(await chips(page), [["Amplify", "Cheerful tone", 8], ["Suppress", "Pirate speech", 7]]);
+  assert.deepEqual(await chips(page), [
+    ["Amplify", "Cheerful tone", 8],
+    ["Suppress", "Pirate speech", 7],
+  ]);
 
   await page.keyboard.type("xyzzy");
   await page.locator("#found-none").waitFor();
@@ -75,13 +95,22 @@ test("strengths follow the sliders, and a chip can be turned round and taken awa
   await page.getByLabel("Strength of Space").focus();
   for (let i = 0; i < 4; i++) await page.keyboard.press("ArrowRight");
   await page.locator(".chip").first().getByRole("button", { name: "Amplify" }).click();
-  assert.deepEqual(await chips(page), [["Suppress", "Pirate speech", 7], ["Amplify", "Space", 10]]);
+  assert.deepEqual(await chips(page), [
+    ["Suppress", "Pirate speech", 7],
+    ["Amplify", "Space", 10],
+  ]);
   await page.getByLabel("Strength of Pirate speech").fill("3.5");
   const sent = page.waitForRequest("**/steer");
   await run(page);
   const { steering } = (await sent).postDataJSON();
-  assert.deepEqual(steering.amplify.map(({ target }) => target), [10]);
-  assert.deepEqual(steering.suppress.map(({ target, strength }) => [target, strength]), [[-3.5, 10]]);
+  assert.deepEqual(
+    steering.amplify.map(({ target }) => target),
+    [10],
+  );
+  assert.deepEqual(
+    steering.suppress.map(({ target, strength }) => [target, strength]),
+    [[-3.5, 10]],
+  );
   await page.getByRole("button", { name: "Remove Pirate speech" }).click();
   await page.getByRole("button", { name: "Remove Space" }).click();
   const plain = page.waitForRequest("**/generate");
@@ -93,7 +122,10 @@ test("a concept of a token can be amplified or suppressed on the spot", async (t
   const page = await open(t);
   await fill(page, { prompt: "The chef stirred the soup.", tokens: 16 });
   await run(page);
-  await page.locator(".token[role]", { hasText: /kitchen|kettle|stew|butcher|savoury/ }).first().click();
+  await page
+    .locator(".token[role]", { hasText: /kitchen|kettle|stew|butcher|savoury/ })
+    .first()
+    .click();
   await page.getByRole("button", { name: "Suppress Cooking and run again" }).click();
   await done(page);
   assert.deepEqual(await chips(page), [["Suppress", "Cooking", 7]]);
@@ -113,7 +145,10 @@ test("what the catalogue says is not steerable needs a second word", async (t) =
   await fill(page, { prompt: "The chef stirred the soup.", tokens: 8 });
   await run(page);
   await page.locator(".token[role]").first().click();
-  await page.getByRole("button", { name: /^Amplify unknown #\d+ and run again$/ }).first().click();
+  await page
+    .getByRole("button", { name: /^Amplify unknown #\d+ and run again$/ })
+    .first()
+    .click();
   await page.locator("#error").waitFor();
   assert.match(await page.locator("#error").textContent(), /not_steerable/);
   await page.getByRole("button", { name: "Steer anyway" }).click();
@@ -133,7 +168,10 @@ test("the examples run with one click each", async (t) => {
   await page.getByRole("button", { name: "Anything but cooking" }).click();
   await page.waitForFunction(() => document.querySelectorAll(".lane").length === 2);
   await done(page);
-  const cooks = (text) => text.filter((token) => ["stew", "kitchen", "sauce", "roasted", "fry", "dough", "butcher", "waiter", "baker"].includes(token)).length;
+  const cooks = (text) =>
+    text.filter((token) =>
+      ["stew", "kitchen", "sauce", "roasted", "fry", "dough", "butcher", "waiter", "baker"].includes(token),
+    ).length;
   assert.ok(cooks(await tokens(page, "default")) >= 2);
   assert.equal(cooks(await tokens(page, "steered")), 0);
 });

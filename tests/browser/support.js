@@ -13,16 +13,25 @@ export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "
 const PROGRAM = process.env.STEERLING ?? path.join(ROOT, "target/release/steerling");
 /** Screenshots are kept here. */
 const SHOTS = path.join(ROOT, "target/browser");
-const FLAGS = [
-  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+export const FLAGS = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
 ];
 /** For whatever a page is waited for. */
 export const PATIENCE_MS = 30_000;
 
 /** Starts the program on a free port; resolves when it says where, and answers that it is ready. */
 export async function serve(...flags) {
-  const server = spawn(PROGRAM, ["serve", "--host", "127.0.0.1", "--port", "0", ...flags], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, STEERLING_MODEL: undefined } });
+  const server = spawn(PROGRAM, ["serve", "--host", "127.0.0.1", "--port", "0", ...flags], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, STEERLING_MODEL: undefined },
+  });
   const url = await new Promise((resolve, reject) => {
     let log = "";
     const read = (bytes) => {
@@ -40,7 +49,11 @@ export async function serve(...flags) {
     assert.ok(Date.now() - started < PATIENCE_MS, "the server does not become ready");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  return { url, stop: () => new Promise((resolve) => (server.removeAllListeners("exit"), server.on("exit", resolve), server.kill("SIGTERM"))) };
+  return {
+    url,
+    stop: () =>
+      new Promise((resolve) => (server.removeAllListeners("exit"), server.on("exit", resolve), server.kill("SIGTERM"))),
+  };
 }
 
 /** One server and one browser for the tests of a file; `open` gives a page of its own to each. */
@@ -48,7 +61,10 @@ export function world(...flags) {
   const world = {};
   before(async () => {
     mkdirSync(SHOTS, { recursive: true });
-    [world.server, world.browser] = await Promise.all([serve(...flags), chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS })]);
+    [world.server, world.browser] = await Promise.all([
+      serve(...flags),
+      chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS }),
+    ]);
   });
   after(async () => {
     await world.browser?.close();
@@ -73,7 +89,8 @@ async function open({ browser, server }, t, { fragment = "", expectRefusals = fa
     if (message.type() === "error" && !refusal) complaints.push(message.text());
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(server.url) && !request.url().startsWith("blob:")) complaints.push(`asked ${request.url()}`);
+    if (!request.url().startsWith(server.url) && !request.url().startsWith("blob:"))
+      complaints.push(`asked ${request.url()}`);
   });
   t.after(async () => {
     await context.close();
@@ -102,7 +119,8 @@ export async function done(page) {
 
 /** Fills in the form without examples: no steering unless a test adds it. */
 export async function fill(page, { prompt, tokens = 32, seed = 1, extra = "" }) {
-  for (let chips = await page.locator(".chip").count(); chips > 0; chips--) await page.locator(".chip .remove").first().click();
+  for (let chips = await page.locator(".chip").count(); chips > 0; chips--)
+    await page.locator(".chip .remove").first().click();
   await page.locator("#prompt").fill(prompt);
   await page.locator("[name=max_new_tokens]").fill(String(tokens));
   await page.locator("[name=seed]").fill(String(seed));
@@ -121,10 +139,14 @@ export async function shot(page, name, options = {}) {
 /** No accessibility rule of WCAG 2.2 AA or of good practice is broken. */
 export async function accessible(page) {
   const { violations } = await new AxeBuilder({ page }).analyze();
-  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target} ${node.failureSummary}`).join("\n")}`);
+  const told = violations.map(
+    ({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target} ${node.failureSummary}`).join("\n")}`,
+  );
   assert.deepEqual(told, []);
 }
 
 /** Tokens of a lane as they are shown now; null is masked. */
 export const tokens = (page, lane = "text") =>
-  page.locator(`[data-lane="${lane}"] .token`).evaluateAll((all) => all.map((token) => (token.hasAttribute("role") ? token.textContent : null)));
+  page
+    .locator(`[data-lane="${lane}"] .token`)
+    .evaluateAll((all) => all.map((token) => (token.hasAttribute("role") ? token.textContent : null)));

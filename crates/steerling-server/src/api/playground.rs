@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -33,6 +33,7 @@ const FILES: &[(&str, &[u8])] = &[
     file!("chips.js"),
     file!("dom.js"),
     file!("form.js"),
+    file!("heat.js"),
     file!("icon.svg"),
     file!("inspector.js"),
     file!("lane.js"),
@@ -82,7 +83,6 @@ fn respond((name, content): (&'static str, &'static [u8]), request: &HeaderMap) 
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
         // Another build has other files under the same names: ask each time, which costs a header.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::VARY, HeaderValue::from_static("accept-encoding")),

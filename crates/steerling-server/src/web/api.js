@@ -27,13 +27,14 @@ export async function postJson(path, body, signal) {
   return (await send(path, post(body, signal))).json();
 }
 
-/** The events of a stream, as `[name, data]`. An `error` event and an end without an end are thrown. */
+/** The events of a stream, as `[name, data]`. An `error` event and a stream that is cut short are thrown. */
 export async function* postEvents(path, body, signal) {
   const response = await send(path, post(body, signal));
   let ended = false;
   for await (const [name, data] of events(response.body)) {
     if (name === "error") throw new Refusal(data.error);
-    ended ||= name === "done";
+    // Lanes end one by one; a summary follows the last.
+    ended = name === "summary" || (name === "done" && data.lane === undefined);
     yield [name, data];
   }
   if (!ended) throw new Refusal({ code: "no_answer", message: "the stream was cut short" });
@@ -47,7 +48,10 @@ async function send(path, options) {
   let asked = false;
   for (;;) {
     const key = sessionStorage.getItem(KEY);
-    const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
+    const headers = {
+      ...options.headers,
+      ...(key && { authorization: `Bearer ${key}` }),
+    };
     const response = await fetch(url(path), { ...options, headers }).catch((error) => {
       if (error.name === "AbortError") throw error;
       throw new Refusal({ code: "no_answer", message: `the server cannot be reached (${error.message})` });
@@ -75,13 +79,17 @@ function askForKey(refusal, again) {
     byId("key-message").textContent = again ? `Not this one: ${refusal.message}` : refusal.message;
     byId("key").value = "";
     dialog.returnValue = "";
-    dialog.addEventListener("close", () => {
-      const given = dialog.returnValue === "use" && byId("key").value !== "";
-      if (given) sessionStorage.setItem(KEY, byId("key").value);
-      byId("key").value = "";
-      asking = null;
-      resolve(given);
-    }, { once: true });
+    dialog.addEventListener(
+      "close",
+      () => {
+        const given = dialog.returnValue === "use" && byId("key").value !== "";
+        if (given) sessionStorage.setItem(KEY, byId("key").value);
+        byId("key").value = "";
+        asking = null;
+        resolve(given);
+      },
+      { once: true },
+    );
     dialog.showModal();
   });
   return asking;
@@ -90,16 +98,25 @@ function askForKey(refusal, again) {
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const records = (rest + value).split("\n\n");
-    rest = records.pop();
-    for (const record of records) {
-      const lines = record.split("\n");
-      const field = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length).trim();
-      // A comment that keeps the connection open has neither.
-      if (field("event:")) yield [field("event:"), JSON.parse(field("data:"))];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const records = (rest + value).split("\n\n");
+      rest = records.pop();
+      for (const record of records) {
+        const lines = record.split("\n");
+        const field = (name) =>
+          lines
+            .find((line) => line.startsWith(name))
+            ?.slice(name.length)
+            .trim();
+        // A comment that keeps the connection open has neither.
+        if (field("event:")) yield [field("event:"), JSON.parse(field("data:"))];
+      }
     }
+  } finally {
+    // Whoever stops reading also ends the work.
+    await reader.cancel().catch(() => {});
   }
 }

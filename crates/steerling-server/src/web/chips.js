@@ -37,9 +37,14 @@ export class Chips {
 
   chip(chip) {
     const label = () => (chip.direction === "amplify" ? "Amplify" : "Suppress");
-    const output = h("output", {}, chip.strength.toFixed(1));
+    const output = h("output", chip.strength.toFixed(1));
     const strength = h("input", {
-      type: "range", min: 0, max: STRENGTH[chip.direction].most, step: 0.5, value: chip.strength, "aria-label": `Strength of ${chip.name}`,
+      type: "range",
+      min: 0,
+      max: STRENGTH[chip.direction].most,
+      step: 0.5,
+      value: chip.strength,
+      "aria-label": `Strength of ${chip.name}`,
       oninput: () => {
         chip.strength = Number(strength.value);
         output.textContent = chip.strength.toFixed(1);
@@ -47,7 +52,8 @@ export class Chips {
       },
     });
     const turn = () => {
-      Object.assign(chip, chipOf({ ...chip, direction: chip.direction === "amplify" ? "suppress" : "amplify", strength: undefined }));
+      const direction = chip.direction === "amplify" ? "suppress" : "amplify";
+      Object.assign(chip, chipOf({ ...chip, direction, strength: undefined }));
       this.draw();
       this.changed();
       this.list.children[this.items.indexOf(chip)].querySelector(".turn").focus();
@@ -58,11 +64,15 @@ export class Chips {
       this.changed();
       byId("search").focus();
     };
-    return h("li", { class: `chip ${chip.direction}` },
-      h("button", { type: "button", class: "turn", onclick: turn, title: "Turn round" }, label()),
-      h("span", { class: "chip-name" }, chip.name),
-      h("button", { type: "button", class: "remove", onclick: remove, "aria-label": `Remove ${chip.name}` }, "×"),
-      strength, output);
+    return h(
+      "li",
+      { class: `chip ${chip.direction}` },
+      h("button.turn", { onclick: turn, title: "Turn round" }, label()),
+      h("span.chip-name", chip.name),
+      h("button.remove", { onclick: remove, "aria-label": `Remove ${chip.name}` }, "×"),
+      strength,
+      output,
+    );
   }
 }
 
@@ -95,13 +105,13 @@ export class Search {
   async ask() {
     const text = this.input.value.trim();
     this.asked?.abort();
-    this.asked = new AbortController();
+    const { signal } = (this.asked = new AbortController());
     try {
-      const found = await search(text, this.asked.signal);
-      // The field may have been left while the server answered.
-      if (document.activeElement === this.input) this.open(found, text);
+      const found = await search(text, signal);
+      // The field may have been left, or more typed, while the server answered.
+      if (!signal.aborted) this.open(found, text);
     } catch (error) {
-      if (error.name !== "AbortError") this.open([], text, error.message);
+      if (!signal.aborted) this.open([], text, error.message);
     }
   }
 
@@ -109,12 +119,18 @@ export class Search {
     this.found = found;
     this.at = -1;
     const option = ({ name, description }, i) =>
-      h("li", { role: "option", id: `found-${i}`, "aria-selected": "false" }, h("strong", {}, name), description && h("span", {}, description));
+      h(
+        "li",
+        { role: "option", id: `found-${i}`, "aria-selected": "false" },
+        h("strong", name),
+        description && h("span", description),
+      );
     this.list.replaceChildren(...found.map(option));
     this.list.hidden = found.length === 0;
     this.input.setAttribute("aria-expanded", String(found.length > 0));
     this.none.hidden = found.length > 0;
-    this.none.textContent = trouble ?? (text ? `No concept is named or described by “${text}”.` : "This model has no concepts to steer.");
+    this.none.textContent =
+      trouble ?? (text ? `No concept is named or described by “${text}”.` : "This model has no concepts to steer.");
     this.mark(found.length > 0 && text ? 0 : -1);
   }
 
@@ -167,5 +183,7 @@ export async function search(text, signal) {
   listing ??= await getJson("/concepts?head=known&steerable=true&limit=1000");
   if (listing.total > listing.items.length) return [];
   const part = text.toLowerCase();
-  return listing.items.filter(({ name, description }) => `${name} ${description}`.toLowerCase().includes(part)).slice(0, LIMIT);
+  return listing.items
+    .filter(({ name, description }) => `${name} ${description}`.toLowerCase().includes(part))
+    .slice(0, LIMIT);
 }

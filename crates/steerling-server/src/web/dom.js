@@ -2,10 +2,17 @@
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element: `h("p", {class: "x", onclick: run, "--share": 0.5}, "text", child)`. Null and false are left out. */
-export function h(tag, props = {}, ...children) {
+/**
+ * An element: `h("p.hint", {title: "why", onclick: run, "--share": 0.5}, "text", child)`, with or without attributes.
+ * Attributes and children that are null or false are left out. Buttons do not submit.
+ */
+export function h(name, ...children) {
+  const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(props)) {
+  if (classes.length > 0) element.className = classes.join(" ");
+  if (tag === "button") element.type = "button";
+  const attributes = Object.getPrototypeOf(children[0] ?? "") === Object.prototype ? children.shift() : {};
+  for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name.startsWith("--")) element.style.setProperty(name, value);
     else if (value === true) element.setAttribute(name, "");
@@ -15,9 +22,23 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
+/** A bar from -1 to 1; below zero it is hatched. The number stands beside it. */
+export const track = (kind, share) =>
+  h(
+    "span",
+    { class: share < 0 ? "track negative" : "track", "aria-hidden": "true" },
+    h("span", { class: kind, "--share": Math.abs(share) }),
+  );
+
 /** A token's text as shown: line ends and emptiness can be seen; the space before a word is left out. */
 export function visible(text) {
-  return text.replace(/^ (?=\S)/, "").replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ +$/, "␣") || "∅";
+  return (
+    text
+      .replace(/^ (?=\S)/, "")
+      .replaceAll("\n", "↵")
+      .replaceAll("\t", "⇥")
+      .replace(/^ +$/, "␣") || "∅"
+  );
 }
 
 /** The space before a word, which stands between tokens instead of inside one. */

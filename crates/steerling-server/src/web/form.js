@@ -78,7 +78,9 @@ export class Form {
 
   drawMessages() {
     const row = (message, i) => {
-      const roles = ["system", "user", "assistant"].map((role) => h("option", { selected: role === message.role }, role));
+      const roles = ["system", "user", "assistant"].map((role) =>
+        h("option", { selected: role === message.role }, role),
+      );
       const role = h("select", { "aria-label": `Role of message ${i + 1}` }, roles);
       const content = h("textarea", { rows: 2, "aria-label": `Message ${i + 1}` });
       content.value = message.content;
@@ -89,7 +91,12 @@ export class Form {
         this.drawMessages();
         this.changed();
       };
-      return h("li", {}, role, h("button", { type: "button", class: "remove", "aria-label": `Remove message ${i + 1}`, onclick: remove }, "×"), content);
+      return h(
+        "li",
+        role,
+        h("button.remove", { "aria-label": `Remove message ${i + 1}`, onclick: remove }, "×"),
+        content,
+      );
     };
     byId("messages").replaceChildren(...this.messages.map(row));
   }

@@ -3,6 +3,9 @@
 import { copy } from "./share.js";
 import { flash, gap, h, percent, visible } from "./dom.js";
 
+/** Characters of the prompt that are repeated above the text: its end, where the text goes on. */
+const PROMPT = 300;
+
 function titleOf(name, { sweep }) {
   const [kind, number] = (name ?? "text").split("-");
   if (kind === "sweep") return `Strength × ${sweep?.[number]}`;
@@ -19,6 +22,8 @@ export class Lane {
     this.start = null;
     /** Position -> commit: `{position, id, text, confidence, step}`. */
     this.commits = new Map();
+    /** Steps that have been taken. */
+    this.reached = 0;
     /** Position -> why it was committed. */
     this.tokens = new Map();
     this.chunks = [];
@@ -27,15 +32,33 @@ export class Lane {
     this.blocks = [];
     this.cells = new Map();
     this.select = select;
-    this.facts = h("p", { class: "facts" });
-    this.grid = h("div", { class: "blocks", onclick: (event) => this.clicked(event), onkeydown: (event) => this.key(event), onfocusin: (event) => this.focused(event) });
-    this.chunkList = h("span", { class: "chunks", role: "group", "aria-label": `Chunks, ${this.title}` });
-    const copyText = h("button", { type: "button", class: "quiet small" }, "Copy text");
-    copyText.addEventListener("click", async () => flash(copyText, (await copy(this.text())) ? "Copied" : "Not allowed"));
-    this.reply = h("button", { type: "button", class: "quiet small", hidden: true, onclick: () => this.select({ lane: this, answer: this.text() }) }, "Reply");
-    const heading = h("h3", {}, this.title);
-    this.element = h("section", { class: "lane", "aria-label": this.title }, h("header", {}, heading, this.facts),
-      typeof prompt === "string" && prompt !== "" && h("p", { class: "prompt", tabindex: 0, "aria-label": "Prompt" }, prompt), this.grid, h("footer", {}, this.chunkList, messages && this.reply, copyText));
+    this.facts = h("p.facts");
+    this.grid = h("div.blocks", {
+      onclick: (event) => this.clicked(event),
+      onkeydown: (event) => this.key(event),
+      onfocusin: (event) => this.focused(event),
+    });
+    this.chunkList = h("span.chunks", { role: "group", "aria-label": `Chunks, ${this.title}` });
+    const copyText = h("button.quiet.small", "Copy text");
+    copyText.addEventListener("click", async () =>
+      flash(copyText, (await copy(this.text())) ? "Copied" : "Not allowed"),
+    );
+    this.reply = h(
+      "button.quiet.small",
+      { hidden: true, onclick: () => this.select({ lane: this, answer: this.text() }) },
+      "Reply",
+    );
+    const heading = h("h3", this.title);
+    this.element = h(
+      "section.lane",
+      { "aria-label": this.title },
+      h("header", heading, this.facts),
+      typeof prompt === "string" &&
+        prompt !== "" &&
+        h("p.prompt", prompt.length > PROMPT ? `…${prompt.slice(-PROMPT)}` : prompt),
+      this.grid,
+      h("footer", this.chunkList, messages && this.reply, copyText),
+    );
     this.element.dataset.lane = name ?? "text";
   }
 
@@ -47,8 +70,9 @@ export class Lane {
         this.cut(0, data.prompt_tokens, data.block_size);
         break;
       case "block":
-        if (this.blocks[data.block]?.[1] !== data.start + data.ids.length) this.cut(data.block, data.start, data.ids.length);
-        for (const commit of data.commits) this.commits.set(commit.position, { ...commit, step: data.step });
+        if (this.blocks[data.block]?.[1] !== data.start + data.ids.length)
+          this.cut(data.block, data.start, data.ids.length);
+        for (const commit of data.commits) this.commit({ ...commit, step: data.step });
         break;
       case "attribution":
         for (const token of data.tokens) this.tokens.set(token.position, token);
@@ -62,14 +86,14 @@ export class Lane {
     this.result = result;
     this.reply.hidden = false;
     // Steps of a block that arrived in one event: the trace knows which was which.
-    for (const commit of result.trace?.commits ?? []) this.commits.set(commit.position, commit);
+    for (const commit of result.trace?.commits ?? []) this.commit(commit);
     const { tokens = [], chunks = [] } = result.attribution ?? {};
     for (const token of tokens) this.tokens.set(token.position, token);
     this.chunks = chunks;
     const button = (chunk, i) => {
       const concept = chunk.concepts.find(({ head, score }) => head === "known" && score > 0);
       const label = `Chunk ${i + 1}${concept ? ` · ${concept.name}` : ""}`;
-      return h("button", { type: "button", class: "quiet small", onclick: () => this.select({ lane: this, chunk: i }) }, label);
+      return h("button.quiet.small", { onclick: () => this.select({ lane: this, chunk: i }) }, label);
     };
     this.chunkList.replaceChildren(...chunks.map(button));
   }
@@ -86,31 +110,32 @@ export class Lane {
     this.cells.clear();
   }
 
-  steps() {
-    return this.start?.steps ?? 0;
+  commit(commit) {
+    this.commits.set(commit.position, commit);
+    this.reached = Math.max(this.reached, commit.step + 1);
   }
 
-  /** Steps that have been taken. */
-  reached() {
-    let last = 0;
-    for (const { step } of this.commits.values()) last = Math.max(last, step + 1);
-    return last;
+  steps() {
+    return this.start?.steps ?? 0;
   }
 
   /** The final text, or what there is of it. */
   text() {
     if (this.result) return this.result.text;
-    return [...this.commits.values()].sort((a, b) => a.position - b.position).map((commit) => commit.text).join("");
+    return [...this.commits.values()]
+      .sort((a, b) => a.position - b.position)
+      .map((commit) => commit.text)
+      .join("");
   }
 
-  /** Shows what was committed in the first `step` steps. Touches only what changes. */
-  draw(step) {
+  /** Shows what was committed in the first `step` of `last` steps. Touches only what changes. */
+  draw(step, last) {
     if (this.cells.size === 0) this.build();
     const end = this.result ? this.start.prompt_tokens + this.result.completion_tokens : Infinity;
     for (const [position, cell] of this.cells) {
       const commit = this.commits.get(position);
       const shown = commit && commit.step < step ? commit : null;
-      const state = shown && (shown.step === step - 1 && step < this.start.steps ? "fresh" : position >= end ? "after" : "set");
+      const state = shown && (shown.step === step - 1 && step < last ? "fresh" : position >= end ? "after" : "set");
       if (cell.shown === shown && cell.state === state) continue;
       Object.assign(cell, { shown, state });
       fill(cell.token, shown, state);
@@ -124,32 +149,46 @@ export class Lane {
       const cells = [];
       for (let position = start; position < end; position++) {
         // Not a <button>: those do not break across lines as text does.
-        const token = h("span", { class: "token masked" });
+        const token = h("span.token.masked");
         token.dataset.position = position;
         this.cells.set(position, { token, shown: undefined, state: undefined });
-        cells.push(h("span", { class: "cell" }, "", token));
+        cells.push(h("span.cell", "", token));
       }
       const label = `Block ${i + 1}`;
-      return h("div", { class: "block", role: "group", "aria-label": label }, h("span", { class: "block-label", "aria-hidden": "true" }, label), cells);
+      return h(
+        "div.block",
+        { role: "group", "aria-label": label },
+        h("span.block-label", { "aria-hidden": "true" }, label),
+        cells,
+      );
     });
     this.grid.replaceChildren(...boxes);
   }
 
   describe() {
     if (!this.result) return this.start ? `${this.commits.size} of ${this.start.max_new_tokens} tokens` : "waiting";
-    const { completion_tokens, finish_reason, usage, timings } = this.result;
+    const { completion_tokens, finish_reason, timings } = this.result;
     const reasons = { length: "", eot: "ended by itself", stop_token: "stop token", stop_string: "stop string" };
     const seconds = (timings.total_ms / 1000).toFixed(timings.total_ms < 10_000 ? 2 : 0);
-    return [`${completion_tokens} tokens`, `${usage.forwards} steps`, `${seconds} s`, reasons[finish_reason] ?? finish_reason].filter(Boolean).join(" · ");
+    return [
+      `${completion_tokens} tokens`,
+      `${this.reached} steps`,
+      `${seconds} s`,
+      reasons[finish_reason] ?? finish_reason,
+    ]
+      .filter(Boolean)
+      .join(" · ");
   }
 
-  /** Marks the token at a position and the range of a chunk; without either, nothing is marked. */
-  mark(token, { start, end } = { start: 0, end: 0 }) {
+  /** Marks the token at a position, or a chunk by its number; without either, nothing is marked. */
+  mark(token, chunk) {
+    const { start, end } = this.chunks[chunk] ?? { start: 0, end: 0 };
     for (const [position, cell] of this.cells) {
       cell.token.classList.toggle("selected", position === token);
       cell.token.classList.toggle("in-chunk", position >= start && position < end);
       if (cell.shown) cell.token.setAttribute("aria-pressed", String(position === token));
     }
+    [...this.chunkList.children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === chunk)));
   }
 
   clicked({ target }) {
@@ -171,8 +210,12 @@ export class Lane {
     const tokens = this.shown();
     const at = tokens.indexOf(event.target);
     const to = {
-      ArrowRight: () => at + 1, ArrowLeft: () => at - 1, Home: () => 0, End: () => tokens.length - 1,
-      ArrowDown: () => below(tokens, at, 1), ArrowUp: () => below(tokens, at, -1),
+      ArrowRight: () => at + 1,
+      ArrowLeft: () => at - 1,
+      Home: () => 0,
+      End: () => tokens.length - 1,
+      ArrowDown: () => below(tokens, at, 1),
+      ArrowUp: () => below(tokens, at, -1),
     }[event.key];
     if (at < 0 || !to) return;
     event.preventDefault();
@@ -210,7 +253,12 @@ function fill(token, commit, state) {
   token.previousSibling.data = commit ? gap(commit.text) : " ";
   token.style.setProperty("--confidence", commit ? commit.confidence.toFixed(3) : 0);
   token.parentElement.classList.toggle("line-end", Boolean(commit?.text.includes("\n")));
-  const attributes = { role: "button", tabindex: -1, "aria-pressed": token.classList.contains("selected"), title: commit && `${visible(commit.text)}: ${percent(commit.confidence)} sure, step ${commit.step + 1}` };
+  const attributes = {
+    role: "button",
+    tabindex: -1,
+    "aria-pressed": token.classList.contains("selected"),
+    title: commit && `${visible(commit.text)}: ${percent(commit.confidence)} sure, step ${commit.step + 1}`,
+  };
   for (const [name, value] of Object.entries(attributes)) {
     if (commit) token.setAttribute(name, value);
     else token.removeAttribute(name);

@@ -11,7 +11,13 @@ import { copy, snippet } from "./share.js";
 
 /** Concepts are looked up by a word, so that the same examples do for any catalogue. */
 const EXAMPLES = [
-  { label: "Pirates in space", prompt: "The neighbour moved the table.", seed: "3", max_new_tokens: "32", amplify: ["pirate", "space"] },
+  {
+    label: "Pirates in space",
+    prompt: "The neighbour moved the table.",
+    seed: "3",
+    max_new_tokens: "32",
+    amplify: ["pirate", "space"],
+  },
   { label: "Watch it write", prompt: "The chef stirred the", max_new_tokens: "48" },
   { label: "Anything but cooking", prompt: "The chef stirred the soup.", max_new_tokens: "32", suppress: ["cooking"] },
   { label: "What did it read?", prompt: "The astronaut repaired the", max_new_tokens: "16", inputs: true },
@@ -65,15 +71,30 @@ function reveal(element) {
 }
 
 function showError(error) {
-  if (error instanceof SyntaxError) error = new Refusal({ code: "invalid_json", message: `the other fields: ${error.message}`, param: "extra" });
+  if (error instanceof SyntaxError)
+    error = new Refusal({ code: "invalid_json", message: `the other fields: ${error.message}`, param: "extra" });
   if (!(error instanceof Refusal)) throw error;
   const { code, message, param, request_id, details } = error.error;
-  const facts = [["Code", code], ["Status", error.status], ["Field", param], ["Request", request_id], ["Retry after", error.retryAfter && `${error.retryAfter} s`]];
-  const rows = facts.filter(([, value]) => value != null && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))));
-  const anyway = code === "not_steerable" && h("button", { type: "button", onclick: force }, "Steer anyway");
+  const facts = [
+    ["Code", code],
+    ["Status", error.status],
+    ["Field", param],
+    ["Request", request_id],
+    ["Retry after", error.retryAfter && `${error.retryAfter} s`],
+  ];
+  const rows = facts
+    .filter(([, value]) => value != null && value !== "")
+    .map(([name, value]) => h("div", h("dt", name), h("dd", String(value))));
+  const anyway = code === "not_steerable" && h("button", { onclick: force }, "Steer anyway");
   byId("error").replaceChildren(
-    ...[h("p", {}, h("strong", {}, message)), h("dl", {}, rows), details && h("pre", {}, JSON.stringify(details, null, 2)), anyway,
-      h("button", { type: "button", class: "quiet", onclick: hideError }, "Dismiss")].filter(Boolean));
+    ...[
+      h("p", h("strong", message)),
+      h("dl", rows),
+      details && h("pre", JSON.stringify(details, null, 2)),
+      anyway,
+      h("button.quiet", { onclick: hideError }, "Dismiss"),
+    ].filter(Boolean),
+  );
   byId("error").hidden = false;
   if (param) form.blame(param);
 }
@@ -133,14 +154,28 @@ async function greet() {
     byId("model").textContent = "The model is being loaded…";
     return setTimeout(start, POLL_MS);
   }
-  const size = model.parameters >= 1e9 ? `${(model.parameters / 1e9).toFixed(1)} B` : `${(model.parameters / 1e6).toFixed(1)} M`;
-  const facts = [`${size} parameters`, model.known_concepts && `${model.known_concepts.toLocaleString("en")} known concepts`, `context ${limits.context}`, model.device, model.dtype];
-  byId("model").replaceChildren(h("strong", {}, model.name), ` ${facts.filter(Boolean).join(" · ")}${ready ? "" : " · not ready"}`);
+  const size =
+    model.parameters >= 1e9 ? `${(model.parameters / 1e9).toFixed(1)} B` : `${(model.parameters / 1e6).toFixed(1)} M`;
+  const facts = [
+    `${size} parameters`,
+    model.known_concepts && `${model.known_concepts.toLocaleString("en")} known concepts`,
+    `context ${limits.context}`,
+    model.device,
+    model.dtype,
+  ];
+  byId("model").replaceChildren(
+    h("strong", model.name),
+    ` ${facts.filter(Boolean).join(" · ")}${ready ? "" : " · not ready"}`,
+  );
   byId("note").textContent = warnings.join(" ");
   byId("note").hidden = warnings.length === 0;
   form.offer(capabilities);
-  const offered = EXAMPLES.filter((example) => capabilities.includes("steer") || !(example.amplify || example.suppress || example.inputs));
-  byId("examples").replaceChildren(...offered.map((example) => h("button", { type: "button", onclick: () => loadExample(example) }, example.label)));
+  const offered = EXAMPLES.filter(
+    (example) => capabilities.includes("steer") || !(example.amplify || example.suppress || example.inputs),
+  );
+  byId("examples").replaceChildren(
+    ...offered.map((example) => h("button", { onclick: () => loadExample(example) }, example.label)),
+  );
   await open(offered[0]);
 }
 
@@ -168,6 +203,7 @@ byId("copy").addEventListener("click", async () => {
 });
 for (const language of document.getElementsByName("language")) language.addEventListener("change", drawSnippet);
 document.addEventListener("keydown", (event) => {
+  if (byId("key-dialog").open) return;
   if (event.key === "Escape" && running) running.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
@@ -178,5 +214,7 @@ addEventListener("hashchange", () => {
   const request = fromFragment(location.hash.slice(1));
   if (request) form.write(request);
 });
-byId("empty").querySelector(".ghost").append(...Array.from({ length: 32 }, (_, i) => h("span", { "--confidence": ((i * 7) % 10) / 10 })));
+byId("empty")
+  .querySelector(".ghost")
+  .append(...Array.from({ length: 32 }, (_, i) => h("span", { "--confidence": ((i * 7) % 10) / 10 })));
 start();

@@ -9,8 +9,20 @@ const NUMBERS = ["max_new_tokens", "seed", "steps", "temperature", "top_p", "rep
 const MESSAGE_ROLES = ["system", "user", "assistant"];
 
 const EMPTY = {
-  mode: "prompt", prompt: "", messages: [{ role: "user", content: "" }], chips: [], compare: true, force: false,
-  explain: true, extra: "", max_new_tokens: "48", seed: "1", steps: "", temperature: "", top_p: "", repetition_penalty: "",
+  mode: "prompt",
+  prompt: "",
+  messages: [{ role: "user", content: "" }],
+  chips: [],
+  compare: true,
+  force: false,
+  explain: true,
+  extra: "",
+  max_new_tokens: "48",
+  seed: "1",
+  steps: "",
+  temperature: "",
+  top_p: "",
+  repetition_penalty: "",
 };
 
 /** A request with everything that `raw` says and that makes sense; `raw` may come from a stranger's link. */
@@ -32,7 +44,12 @@ export function chipOf({ id, name, direction, strength }) {
   const way = direction === "suppress" ? "suppress" : "amplify";
   const { usual, most } = STRENGTH[way];
   const sane = typeof strength === "number" && strength >= 0 && strength <= most;
-  return { id, name: String(name ?? `concept ${id}`), direction: way, strength: sane ? strength : usual };
+  return {
+    id,
+    name: String(name ?? `concept ${id}`),
+    direction: way,
+    strength: sane ? strength : usual,
+  };
 }
 
 /** Where the request goes, and its body. Throws a SyntaxError if the JSON of other fields is none. */
@@ -62,7 +79,11 @@ function steering({ chips, force }) {
     const entry = { concept: id };
     if (direction === "amplify") entry.target = strength;
     // Both halves of the preset follow the slider.
-    else Object.assign(entry, { target: -strength, strength: round(strength / STRENGTH.suppress.usual * SUPPRESS_STRENGTH) });
+    else
+      Object.assign(entry, {
+        target: -strength,
+        strength: round((strength / STRENGTH.suppress.usual) * SUPPRESS_STRENGTH),
+      });
     (steering[direction] ??= []).push(entry);
   }
   if (force) steering.force = true;
@@ -73,7 +94,9 @@ const round = (value) => Math.round(value * 100) / 100;
 
 /** The part of the address behind `#`: base64 of UTF-8, in the alphabet of addresses. */
 export function toFragment(request) {
-  const filled = Object.entries(request).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(EMPTY[name]));
+  const filled = Object.entries(request).filter(
+    ([name, value]) => JSON.stringify(value) !== JSON.stringify(EMPTY[name]),
+  );
   const bytes = new TextEncoder().encode(JSON.stringify(Object.fromEntries(filled)));
   const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
   return btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");

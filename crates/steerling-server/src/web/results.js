@@ -1,7 +1,7 @@
 // A run from its first event to its end: the lanes, the slider over their steps, what steering did, the file to keep.
 
 import { postEvents } from "./api.js";
-import { batched, byId, h, percent, signed, visible } from "./dom.js";
+import { batched, byId, h, percent, signed, track, visible } from "./dom.js";
 import { Lane } from "./lane.js";
 import { download } from "./share.js";
 
@@ -34,7 +34,9 @@ export class Results {
     byId("replay").addEventListener("click", () => (this.timer ? this.stopReplay() : this.replay()));
     byId("export").addEventListener("click", () => this.export());
     for (const view of document.getElementsByName("view")) {
-      view.addEventListener("change", () => byId("lanes").classList.toggle("as-grid", document.querySelector("[name=view]:checked").value === "grid"));
+      view.addEventListener("change", () =>
+        byId("lanes").classList.toggle("as-grid", document.querySelector("[name=view]:checked").value === "grid"),
+      );
     }
   }
 
@@ -51,12 +53,20 @@ export class Results {
     byId("effect").hidden = true;
     byId("empty").hidden = true;
     byId("status").textContent = "Waiting for the first step…";
+    // A run that another one has replaced must not write over it.
+    const replaced = () => signal !== this.signal;
+    this.signal = signal;
     const started = performance.now();
     try {
-      for await (const [name, data] of postEvents(path, { ...body, stream: true }, signal)) this.event(name, data);
+      for await (const [name, data] of postEvents(path, { ...body, stream: true }, signal)) {
+        if (replaced()) return;
+        this.event(name, data);
+      }
       this.state = "done";
-      byId("status").textContent = `Done in ${((performance.now() - started) / 1000).toFixed(2)} s. Seed ${this.seed()}.${this.warnings()}`;
+      byId("status").textContent =
+        `Done in ${((performance.now() - started) / 1000).toFixed(2)} s. Seed ${this.seed()}.${this.warnings()}`;
     } catch (error) {
+      if (replaced()) return;
       this.state = error.name === "AbortError" ? "stopped" : "failed";
       byId("status").textContent = this.state === "stopped" ? `Stopped after step ${this.reached()}.` : "";
       byId("empty").hidden = this.lanes.size > 0;
@@ -91,8 +101,16 @@ export class Results {
     byId("lanes").classList.toggle("several", sorted.length > 1);
   }
 
+  /** Steps that have been taken in any lane. */
   reached() {
-    return Math.max(0, ...[...this.lanes.values()].map((lane) => lane.reached()));
+    return Math.max(0, ...[...this.lanes.values()].map((lane) => lane.reached));
+  }
+
+  /** Steps there will be, or there were. */
+  last() {
+    return this.state === "running"
+      ? Math.max(0, ...[...this.lanes.values()].map((lane) => lane.steps()))
+      : this.reached();
   }
 
   seed() {
@@ -105,17 +123,17 @@ export class Results {
   }
 
   drawNow() {
-    const steps = Math.max(0, ...[...this.lanes.values()].map((lane) => lane.steps()));
-    if (this.following) this.follow(this.state === "running" ? this.reached() : Math.max(steps, this.reached()));
+    const last = this.last();
+    if (this.following) this.follow(this.reached());
     for (const lane of this.lanes.values()) {
-      lane.draw(this.step);
-      if (this.state !== "running") lane.reachable();
+      lane.draw(this.step, last);
+      if (this.step === last) lane.reachable();
     }
     byId("toolbar").hidden = byId("sure").hidden = this.lanes.size === 0;
     byId("export").disabled = byId("replay").disabled = this.state === "running";
-    if (this.slider.max !== String(steps)) this.slider.max = steps;
+    this.slider.max = last;
     this.slider.value = this.step;
-    byId("step-value").textContent = `${this.step} / ${steps}`;
+    byId("step-value").textContent = `${this.step} / ${last}`;
   }
 
   /** Shows steps up to `target`, now or over the next frames. */
@@ -123,15 +141,17 @@ export class Results {
     const now = performance.now();
     const seconds = Math.min((now - (this.drawnAt ?? now)) / 1000, 0.1);
     this.drawnAt = now;
-    this.progress = Math.min(target, STILL.matches ? target : this.progress + seconds * Math.max(PACE, (target - this.progress) / LATE_S));
+    this.progress = Math.min(
+      target,
+      STILL.matches ? target : this.progress + seconds * Math.max(PACE, (target - this.progress) / LATE_S),
+    );
     this.step = Math.floor(this.progress);
     if (this.step < target) this.draw();
   }
 
   replay() {
-    const steps = Number(this.slider.max);
     const [shortest, longest] = REPLAY_STEP_MS;
-    const pause = Math.min(longest, Math.max(shortest, REPLAY_MS / Math.max(steps, 1)));
+    const pause = Math.min(longest, Math.max(shortest, REPLAY_MS / Math.max(this.last(), 1)));
     if (this.step >= this.reached()) this.step = 0;
     this.following = false;
     byId("replay").textContent = "Pause";
@@ -152,29 +172,57 @@ export class Results {
   drawEffect({ resolved, effect }) {
     const { concept_weight_mean, top_token_rate, distinct_2, changed_fraction } = effect;
     const known = (value) => typeof value === "number";
-    const pair = (label, hint, { default: without, steered }, format = percent) => {
+    const pair = (label, hint, { default: without, steered }) => {
       const most = Math.max(without ?? 0, steered ?? 0, 1e-9);
-      const bar = (kind, value) => known(value) && h("div", { class: kind }, h("span", { class: "track", "aria-hidden": "true" }, h("span", { class: kind, "--share": value / most })), h("span", { class: "value" }, format(value)));
-      return known(steered) && h("div", { class: "measure" }, h("h3", { title: hint }, label), bar("default", without), bar("steered", steered));
+      const bar = (kind, value) =>
+        known(value) && h("div", { class: kind }, track(kind, value / most), h("span.value", percent(value)));
+      return (
+        known(steered) &&
+        h("div.measure", h("h3", { title: hint }, label), bar("default", without), bar("steered", steered))
+      );
     };
     const direction = ({ concepts, top_tokens, alpha, peak }) =>
-      h("p", {}, h("strong", {}, concepts.map(({ name }) => name).join(" + ")), h("span", { class: "hint" }, ` up to ${signed(alpha * peak, 1)} logits: `),
-        top_tokens.slice(0, 8).flatMap(({ text }) => [h("span", { class: "sample" }, visible(text)), " "]));
+      h(
+        "p",
+        h("strong", concepts.map(({ name }) => name).join(" + ")),
+        h("span.hint", ` up to ${signed(alpha * peak, 1)} logits: `),
+        top_tokens.slice(0, 8).flatMap(({ text }) => [h("span.sample", visible(text)), " "]),
+      );
     byId("effect").replaceChildren(
-      h("h2", {}, "What steering did"),
-      h("div", { class: "measures" },
-        pair("Concepts’ weight", "Mean weight that the unsteered model gives the named concepts over the text", concept_weight_mean),
+      h("h2", "What steering did"),
+      h(
+        "div.measures",
+        pair(
+          "Concepts’ weight",
+          "Mean weight that the unsteered model gives the named concepts over the text",
+          concept_weight_mean,
+        ),
         pair("Promoted tokens", "Share of tokens among the 50 that a direction promotes most", top_token_rate),
-        pair("Variety", "Different pairs of neighbouring tokens, as a share of all pairs: low where text repeats itself", distinct_2),
-        known(changed_fraction) && h("div", { class: "measure" }, h("h3", {}, "Positions that differ"), h("p", { class: "figure" }, percent(changed_fraction)))),
+        pair(
+          "Variety",
+          "Different pairs of neighbouring tokens, as a share of all pairs: low where text repeats itself",
+          distinct_2,
+        ),
+        known(changed_fraction) &&
+          h("div.measure", h("h3", "Positions that differ"), h("p.figure", percent(changed_fraction))),
+      ),
       ...resolved.injections.map(direction),
-      h("p", { class: "hint" }, h("span", { class: "key default" }, "unsteered"), h("span", { class: "key steered" }, "steered")));
+      h("p.hint", h("span.key.default", "unsteered"), h("span.key.steered", "steered")),
+    );
     byId("effect").hidden = false;
   }
 
   export() {
-    const result = ({ name, result, commits }) => ({ lane: name, result: result ?? { stopped: true, commits: [...commits.values()] } });
+    const result = ({ name, result, commits }) => ({
+      lane: name,
+      result: result ?? { stopped: true, commits: [...commits.values()] },
+    });
     const lanes = [...this.lanes.values()].map(result);
-    download("steerling.json", { endpoint: this.sent.path, request: this.sent.body, results: lanes, summary: this.summary });
+    download("steerling.json", {
+      endpoint: this.sent.path,
+      request: this.sent.body,
+      results: lanes,
+      summary: this.summary,
+    });
   }
 }

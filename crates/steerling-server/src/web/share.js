@@ -40,7 +40,9 @@ function literal(value, indent) {
   if (typeof value !== "object") return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map((item) => literal(item, indent)).join(", ")}]`;
   const inner = `${indent}    `;
-  const entries = Object.entries(value).map(([name, item]) => `${inner}${JSON.stringify(name)}: ${literal(item, inner)},\n`);
+  const entries = Object.entries(value).map(
+    ([name, item]) => `${inner}${JSON.stringify(name)}: ${literal(item, inner)},\n`,
+  );
   return `{\n${entries.join("")}${indent}}`;
 }
 
