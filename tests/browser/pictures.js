@@ -8,7 +8,7 @@ const server = await serve();
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
 
 async function picture(name, colorScheme, act) {
-  const page = await browser.newPage({ viewport: { width: 1320, height: 800 }, colorScheme });
+  const page = await browser.newPage({ viewport: { width: 1320, height: 775 }, colorScheme });
   await page.goto(server.url);
   await page.locator(".chip").first().waitFor();
   await page.locator("#run").click();
