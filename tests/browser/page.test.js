@@ -1,6 +1,7 @@
 // The page as such: on a phone, in the dark, under load, with a key.
 
 import assert from "node:assert/strict";
+import http from "node:http";
 import { test } from "node:test";
 import { accessible, done, fill, run, shot, world } from "./support.js";
 
@@ -179,6 +180,28 @@ test("a server that wants a key is given one, which the page keeps to itself", a
   assert.ok(code.includes('-H "authorization: Bearer $STEERLING_API_KEY"') && !code.includes("sesame"), code);
   const stored = await page.evaluate(() => [JSON.stringify({ ...localStorage }), document.cookie, location.href]);
   assert.ok(stored.every((text) => !text.includes("sesame")));
+});
+
+test("behind a proxy that serves it under a prefix, the page finds its server", async (t) => {
+  const proxy = http.createServer((request, response) => {
+    if (!request.url.startsWith("/behind/a/proxy/")) return response.writeHead(404).end();
+    const { method, headers } = request;
+    const target = new URL(request.url.slice("/behind/a/proxy/".length), there.server.url);
+    request.pipe(
+      http.request(target, { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      }),
+    );
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  t.after(() => proxy.close());
+  const at = `http://127.0.0.1:${proxy.address().port}/behind/a/proxy/`;
+  const page = await open(t, { at });
+  await run(page);
+  assert.equal(await page.locator(".lane").count(), 2);
+  await page.locator("#code summary").click();
+  assert.ok((await page.locator("#snippet").textContent()).startsWith(`curl '${at}steer'`));
 });
 
 test("without steering and explanations, only what the model can do is offered", async (t) => {

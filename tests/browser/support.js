@@ -78,7 +78,11 @@ export function world(...flags) {
  * A page on the playground, ready for use. What it logs as an error, what it throws, and what it asks of another
  * address fails the test, except for refusals that the test provokes (`expectRefusals`).
  */
-async function open({ browser, server }, t, { fragment = "", expectRefusals = false, setUp, ...options } = {}) {
+async function open(
+  { browser, server },
+  t,
+  { at = server.url, fragment = "", expectRefusals, setUp, ...options } = {},
+) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
@@ -89,15 +93,14 @@ async function open({ browser, server }, t, { fragment = "", expectRefusals = fa
     if (message.type() === "error" && !refusal) complaints.push(message.text());
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(server.url) && !request.url().startsWith("blob:"))
-      complaints.push(`asked ${request.url()}`);
+    if (!request.url().startsWith(at) && !request.url().startsWith("blob:")) complaints.push(`asked ${request.url()}`);
   });
   t.after(async () => {
     await context.close();
     assert.deepEqual(complaints, []);
   });
   await setUp?.(page);
-  await page.goto(server.url + fragment);
+  await page.goto(at + fragment);
   await page.locator("#examples button").first().waitFor();
   // The first example or the link has arrived in the form.
   await page.waitForFunction(() => document.querySelector("#snippet").textContent !== "");
