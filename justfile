@@ -26,3 +26,11 @@ bench *ARGS:
 # The CPU kernels beside candle's product
 kernels:
     cargo run --release -p steerling --example kernels
+
+# The playground's tests in Chromium
+browser:
+    bash tests/browser.sh
+
+# The pictures of the playground in README and docs, taken anew
+pictures:
+    cd tests/browser && node pictures.js

@@ -22,5 +22,7 @@ echo "== the whole program with faults on purpose, and with a collector of spans
 cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
 echo "== clients from their registries"
 bash tests/clients.sh
+echo "== the playground in a browser"
+bash tests/browser.sh
 echo "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked

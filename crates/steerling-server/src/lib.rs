@@ -10,6 +10,7 @@ pub mod explain;
 mod extract;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
+mod files;
 pub mod metrics;
 mod observe;
 pub mod openapi;

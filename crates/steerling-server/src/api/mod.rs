@@ -10,6 +10,7 @@ mod health;
 mod info;
 pub(crate) mod lanes;
 pub(crate) mod openai;
+mod playground;
 mod score;
 mod states;
 pub(crate) mod steer;
@@ -26,6 +27,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -105,9 +107,18 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
-        .routes(routes!(crate::openapi::openapi_json))
+        .merge(files())
+}
+
+/// What is the same for everyone, compressed for whoever takes that.
+fn files() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(playground::page))
+        .routes(routes!(playground::asset))
         .routes(routes!(crate::openapi::page::docs))
         .routes(routes!(crate::openapi::page::docs_asset))
+        .routes(routes!(crate::openapi::openapi_json))
+        .layer(CompressionLayer::new())
 }
 
 /// Work that takes a while, such as tokenizing a long text: not on a thread that others wait for.

@@ -53,6 +53,8 @@ const FILES: &[(&str, &str)] = files![
     "ready",
     "metrics",
     "openapi_json",
+    "playground",
+    "playground_asset",
     "docs",
     "docs_asset",
 ];

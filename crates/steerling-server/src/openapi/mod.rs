@@ -22,12 +22,13 @@ pub(crate) use refusals::{
 };
 
 /// Tags in the order of the document.
-const TAGS: [(&str, &str); 7] = [
+const TAGS: [(&str, &str); 8] = [
     ("generate", "Write text, steered by concepts or not."),
     ("explain", "Say which concepts and which inputs a token came from."),
     ("read", "Read texts: embeddings and likelihoods."),
     ("concepts", "Find concepts: by name, in a text, between two sets of texts, by what they promote."),
     ("openai", "The same model for tools that speak OpenAI's API: its shapes, its errors, final text only."),
+    ("pages", "For people with a browser, from files inside the program."),
     ("text", "Text to token ids and back."),
     ("state", "What runs, how it is, and this description. Nothing here waits behind users."),
 ];

@@ -142,7 +142,9 @@ async fn examples_of_the_document_are_answers_of_the_demo_model() {
                     settled(&mut answer);
                 }
                 // Of long files a few lines or fields are shown.
-                if ["/metrics", "/openapi.json", "/docs", "/docs/{file}"].contains(&path.as_str()) {
+                if ["/metrics", "/openapi.json", "/", "/assets/{file}", "/docs", "/docs/{file}"]
+                    .contains(&path.as_str())
+                {
                     let shown = &case["response"];
                     let holds = match (answer.as_str(), shown.as_str()) {
                         (Some(answer), Some(shown)) => {

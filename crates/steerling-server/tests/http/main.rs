@@ -8,6 +8,7 @@ mod examples;
 mod generate;
 mod openai;
 mod operate;
+mod playground;
 mod refusals;
 mod steer;
 mod support;

@@ -73,6 +73,8 @@ pub(super) fn check(model: &Model, name: Option<&str>) -> Result<(), ApiError> {
 }
 
 /// The models that requests may name.
+///
+/// There is one: the model that is served.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", operation_id = "list_models",
     responses((status = 200, description = "the model that is served", body = ModelList), NotThere))]
 pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
@@ -80,6 +82,8 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<ModelList
 }
 
 /// One model.
+///
+/// By its name, or by the name `steerling`.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai", operation_id = "retrieve_model",
     params(("model" = String, Path, description = "the model's name, or `steerling`")),
     responses((status = 200, description = "the model", body = ModelEntry), NotThere))]

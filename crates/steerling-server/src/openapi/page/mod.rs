@@ -1,66 +1,62 @@
 //! The page at `/docs`: the document for people, from files inside the program.
 
 use axum::extract::Path;
-use axum::http::{HeaderName, header};
-use axum::response::IntoResponse;
-use utoipa::ToSchema;
+use axum::extract::rejection::PathRejection;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::{Internal, UnknownFile};
 use crate::error::ApiError;
+use crate::files::{self, File, file};
 
 /// Nothing but the program's own files, and nobody may frame them.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
-const HTML: &str = "text/html; charset=utf-8";
+/// The page itself.
+const INDEX: File = file!(".", "docs.html");
+/// The files beside it.
+const FILES: &[File] = &[file!(".", "docs.css"), file!(".", "docs.js")];
 
-/// The files beside the page.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum File {
-    #[serde(rename = "docs.css")]
-    Style,
-    #[serde(rename = "docs.js")]
-    Script,
+/// The name of one of them.
+struct FileName;
+
+impl PartialSchema for FileName {
+    fn schema() -> RefOr<Schema> {
+        files::names(FILES)
+    }
 }
 
-/// Name, type and content.
-const FILES: [(&str, &str, &str); 2] = [
-    ("docs.css", "text/css; charset=utf-8", include_str!("docs.css")),
-    ("docs.js", "text/javascript; charset=utf-8", include_str!("docs.js")),
-];
+impl ToSchema for FileName {}
 
 /// The description as a page.
 ///
 /// Operations, fields, examples, and a form to send them. Everything comes from the program itself.
-#[utoipa::path(get, path = "/docs", tag = "state",
-    responses((status = 200, description = "the page", body = String, content_type = "text/html"), Internal))]
-pub(crate) async fn docs() -> impl IntoResponse {
-    file(HTML, include_str!("docs.html"))
+#[utoipa::path(get, path = "/docs", tag = "pages",
+    responses(
+        (status = 200, description = "the page", body = String, content_type = "text/html"),
+        (status = 304, description = "the page is the one that `if-none-match` names"),
+        Internal,
+    ))]
+pub(crate) async fn docs(headers: HeaderMap) -> Response {
+    files::respond(&INDEX, POLICY, &headers)
 }
 
 /// A file of that page.
 ///
 /// Its style and its script.
-#[utoipa::path(get, path = "/docs/{file}", tag = "state",
-    params(("file" = inline(File), Path, description = "its name")),
+#[utoipa::path(get, path = "/docs/{file}", tag = "pages",
+    params(("file" = inline(FileName), Path, description = "its name")),
     responses(
         (status = 200, description = "the file", content((String = "text/css"), (String = "text/javascript"))),
+        (status = 304, description = "the file is the one that `if-none-match` names"),
         UnknownFile, Internal,
     ))]
-pub(crate) async fn docs_asset(Path(name): Path<String>) -> Result<impl IntoResponse, ApiError> {
-    let found = FILES.iter().find(|(file, ..)| *file == name);
-    let (_, kind, content) = found.ok_or_else(|| ApiError::from_status(axum::http::StatusCode::NOT_FOUND))?;
-    Ok(file(kind, content))
-}
-
-fn file(kind: &'static str, content: &'static str) -> impl IntoResponse {
-    const NOSNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-        NOSNIFF,
-    ];
-    (headers, content)
+pub(crate) async fn docs_asset(
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    Ok(files::respond(files::find(FILES, &name)?, POLICY, &headers))
 }
