@@ -25,7 +25,7 @@ pub enum Decoding {
     /// The `n` most confident positions for the largest `n` whose least confident one has at least `1 - factor / (n + 1)`:
     /// the more at once, the surer they must be. At least one.
     Factor {
-        /// Not negative.
+        /// Not negative. 0 is one position a step.
         factor: f32,
     },
     /// Positions from the least entropy up while the entropies of all but the last add up to at most `gamma`. A step of
@@ -105,6 +105,7 @@ impl Decoding {
                 let sure = ranked.partition_point(|row| confidences[*row] >= threshold);
                 first(sure.min(max_per_step.unwrap_or(usize::MAX)))
             }
+            Self::Factor { factor } if factor <= 0.0 => first(1),
             // The bound rises with n and the confidences fall: the first that misses it is followed by such only.
             Self::Factor { factor } => {
                 let reaches = |(i, row): &(usize, &usize)| confidences[**row] >= 1.0 - factor / (*i + 2) as f32;

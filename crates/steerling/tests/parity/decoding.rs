@@ -42,7 +42,8 @@ fn compare_lossless(runtime: &mut Runtime, canvas: &Canvas, drafts: Option<usize
     prop_assert_eq!(lossless.ids(), plain.ids());
     prop_assert_eq!(lossless.finish_reason(), plain.finish_reason());
     let (with, without) = (lossless.usage, plain.usage);
-    prop_assert_eq!(with.forwards + with.accepted, without.forwards + without.accepted);
+    // The second run may find blocks of its prompt cached.
+    prop_assert!(with.forwards + with.accepted <= without.forwards);
     prop_assert!(with.accepted <= with.drafts);
     Ok(lossless)
 }
@@ -199,10 +200,7 @@ proptest! {
             Decoding::EntropyBound { gamma: 0.0 },
         ] {
             let other = finished(&mut runtime, under(&canvas, method));
-            // A probability that rounds to 1 is no less than 1 - 0 / 2.
-            if method != (Decoding::Factor { factor: 0.0 }) || plain.commits().iter().all(|c| c.confidence < 1.0) {
-                prop_assert_eq!(other.commits(), plain.commits(), "{}", method);
-            }
+            prop_assert_eq!(other.commits(), plain.commits(), "{}", method);
         }
     }
 

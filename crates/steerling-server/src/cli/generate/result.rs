@@ -30,7 +30,9 @@ pub(in crate::cli) fn json(
             "forwards": usage.forwards,
             "rows": usage.rows,
             "cached_blocks": usage.cached_blocks,
-            "tokens_per_forward": commits as f64 / usage.forwards.max(1) as f64,
+            "tokens_per_forward": usage.tokens_per_forward(commits),
+            "drafts": usage.drafts,
+            "drafts_accepted": usage.accepted,
         },
         "timings": {
             "queue_ms": 0,
