@@ -102,7 +102,9 @@ impl GenerateParams {
             let method = self.decoding.name();
             return Err(Error::invalid(
                 "steps",
-                format!("{steps} steps under decoding method `{method}`, whose steps follow from the predictions; omit it"),
+                format!(
+                    "{steps} steps under decoding method `{method}`, whose steps follow from the predictions; omit it"
+                ),
             ));
         }
         in_range("temperature", self.temperature, 0.0, 100.0)?;

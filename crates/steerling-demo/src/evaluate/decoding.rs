@@ -242,7 +242,9 @@ impl DecodingReport {
                 "| {setting} | {tokens_per_forward:.2} | {rows_per_token:.1} | {found} | {grammatical} | {distinct_2:.3} | {nats} |"
             );
         }
-        text.push_str("\n| drafts | tokens a forward | forwards spared: least | a tenth | half | nine tenths | most |\n");
+        text.push_str(
+            "\n| drafts | tokens a forward | forwards spared: least | a tenth | half | nine tenths | most |\n",
+        );
         text.push_str("|---|---|---|---|---|---|---|\n");
         for row in &self.drafts {
             let spared: Vec<String> = row.spared.iter().map(|share| percent(Some(*share))).collect();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod attribute;
+mod decoding;
 mod engine;
 mod generate;
 mod operate;

@@ -154,7 +154,8 @@ impl FromStr for Decoding {
         let decoding = match text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value))) {
             ("confidence", None) => Self::Confidence,
             ("threshold", Some(value)) => {
-                let (threshold, most) = value.split_once('/').map_or((value, None), |(value, most)| (value, Some(most)));
+                let (threshold, most) =
+                    value.split_once('/').map_or((value, None), |(value, most)| (value, Some(most)));
                 let max_per_step = most.map(|most| number(text, most)).transpose()?;
                 Self::Threshold { threshold: number(text, threshold)?, max_per_step }
             }
@@ -162,8 +163,7 @@ impl FromStr for Decoding {
             ("entropy_bound", Some(value)) => Self::EntropyBound { gamma: number(text, value)? },
             ("lossless", drafts) => Self::Lossless { drafts: drafts.map(|value| number(text, value)).transpose()? },
             _ => {
-                let forms =
-                    "confidence, threshold=P, threshold=P/MAX, factor=F, entropy_bound=GAMMA, lossless or lossless=DRAFTS";
+                let forms = "confidence, threshold=P, threshold=P/MAX, factor=F, entropy_bound=GAMMA, lossless or lossless=DRAFTS";
                 return Err(Error::invalid("decoding", format!("`{text}` is not {forms}")));
             }
         };
@@ -186,9 +186,8 @@ mod tests {
     #[test]
     fn threshold_takes_all_that_are_sure_enough_up_to_the_most() {
         let confidences = [0.2, 0.95, 0.9, 1.0];
-        let threshold = |threshold, max_per_step| {
-            rows(Decoding::Threshold { threshold, max_per_step }, &confidences, &[])
-        };
+        let threshold =
+            |threshold, max_per_step| rows(Decoding::Threshold { threshold, max_per_step }, &confidences, &[]);
         assert_eq!(threshold(0.9, None), [3, 1, 2]);
         assert_eq!(threshold(0.9, Some(2)), [3, 1]);
         assert_eq!(threshold(0.0, None), [3, 1, 2, 0]);
@@ -218,9 +217,15 @@ mod tests {
 
     #[test]
     fn text_makes_the_round_trip_and_nonsense_is_refused_by_name() {
-        for text in
-            ["confidence", "threshold=0.9", "threshold=0.9/4", "factor=1.5", "entropy_bound=0.15", "lossless", "lossless=2"]
-        {
+        for text in [
+            "confidence",
+            "threshold=0.9",
+            "threshold=0.9/4",
+            "factor=1.5",
+            "entropy_bound=0.15",
+            "lossless",
+            "lossless=2",
+        ] {
             assert_eq!(text.parse::<Decoding>().expect(text).to_string(), text);
         }
         for (text, field) in [

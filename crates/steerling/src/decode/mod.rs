@@ -82,9 +82,11 @@ impl<'a> Predictions<'a> {
     /// What the method of the canvas commits in this step, in order.
     pub fn choices(&self) -> Vec<Choice> {
         let confidences: Vec<f32> = (0..self.stats.len()).map(|row| self.confidence(row)).collect();
-        let rows = self.canvas.params().decoding.rows(self.canvas.quota(), &self.ranked, &confidences, || {
-            entropies(self.logits, &self.stats)
-        });
+        let rows = self
+            .canvas
+            .params()
+            .decoding
+            .rows(self.canvas.quota(), &self.ranked, &confidences, || entropies(self.logits, &self.stats));
         rows.into_iter().map(|row| self.choice(row)).collect()
     }
 
