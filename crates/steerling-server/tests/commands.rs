@@ -168,6 +168,42 @@ fn a_drawn_seed_is_told_and_gives_the_same_text_again() {
 }
 
 #[test]
+fn lossless_prints_the_same_text_and_other_methods_take_fewer_forwards() {
+    let nano = nano();
+    let generate = |decoding: &str| {
+        let flags = ["generate", "--model", &nano, "--max-new-tokens", "32", "--seed", "5", "--json", "--return-trace"];
+        let json = stdout(&[&flags[..], &["--decoding", decoding, "1 2 3"]].concat());
+        serde_json::from_str::<Value>(&json).unwrap()
+    };
+    let (plain, lossless, threshold) = (generate("confidence"), generate("lossless=2"), generate("threshold=0/4"));
+    assert_eq!((&lossless["text"], &lossless["trace"]), (&plain["text"], &plain["trace"]));
+    assert!(lossless["usage"]["drafts"].as_u64().unwrap() > 0, "{}", lossless["usage"]);
+    assert_eq!(threshold["usage"]["tokens_per_forward"], 4.0);
+    let steered =
+        ["steer", "--model", &nano, "--amplify", "3", "--force", "--max-new-tokens", "32", "--seed", "5", "1 2 3"];
+    let steer = |decoding: &str| stdout(&[&steered[..], &["--decoding", decoding]].concat());
+    assert_eq!(steer("lossless=2"), steer("confidence"));
+}
+
+#[test]
+fn bench_sets_decoding_methods_against_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let flags =
+        ["bench", "--model", &nano(), "--batch", "1,2", "--max-new-tokens", "16", "--rounds", "1", "--prompt", "1 2"];
+    let compared = ["--decoding", "confidence,lossless=2,threshold=0", "--align", "reference,block", "--json"];
+    let table = stdout(&[&flags[..], &compared, &[json.to_str().unwrap()]].concat());
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let rows = report["decoding"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 3 * 2);
+    assert_eq!((&rows[0]["ratio"], &rows[0]["forwards"]), (&Value::from(1.0), &Value::from(16.0)));
+    assert!(rows[1]["accepted"].is_f64() && rows[0]["accepted"].is_null(), "{report}");
+    assert_eq!((&rows[2]["decoding"], &rows[2]["forwards"]), (&Value::from("threshold=0"), &Value::from(1.0)));
+    assert_eq!(rows[5]["align"], "block");
+    assert!(table.contains("lossless=2"), "{table}");
+}
+
+#[test]
 fn what_has_no_effect_is_said_on_standard_error() {
     let nano = nano();
     let warned = |args: &[&str], warning: &str| {
@@ -227,6 +263,10 @@ fn a_failure_is_one_line_that_names_what_is_wrong() {
         (&["--temperature", "-1"][..], "`temperature`: -1 is outside 0..=100"),
         (&["--max-new-tokens", "600"], "prompt of 1 tokens plus max_new_tokens 600 exceeds the context of 512"),
         (&["--steps", "9", "--max-new-tokens", "8"], "`steps`: 9 is outside 1..=8"),
+        (
+            &["--steps", "4", "--max-new-tokens", "8", "--decoding", "threshold=0.9"],
+            "`steps`: 4 steps under decoding method `threshold`",
+        ),
         (&["--stop-token", "512"], "`stop_tokens[0]`: 512 is not below the vocabulary size 512"),
         (&["--kv-cache-mib", "0"], "`--kv-cache-mib`: 0 bytes hold 0 pages"),
         (&["--chat"], "no chat tokens"),

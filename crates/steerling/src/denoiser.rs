@@ -35,6 +35,12 @@ pub trait Denoiser {
     /// names is released. After any other error the canvases are undefined and must be released.
     fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()>;
 
+    /// The next steps may add at most so many rows, over all canvases, for guessed continuations
+    /// ([`crate::params::Decoding::Lossless`]). Without a call there is no limit but that of pages.
+    fn limit_draft_rows(&mut self, rows: usize) {
+        _ = rows;
+    }
+
     /// Frees what was set aside for a canvas.
     fn release(&mut self, id: CanvasId);
 

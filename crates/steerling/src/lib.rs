@@ -34,6 +34,7 @@ pub use error::{Error, Result};
 pub use generation::{Generation, Outcome, StepUpdate};
 pub use params::GenerateParams;
 pub use runtime::{
-    DeviceChoice, DtypeChoice, Evaluation, Model, ModelInfo, ModelSource, Probe, Runtime, RuntimeOptions,
+    DeviceChoice, DtypeChoice, Evaluation, Model, ModelInfo, ModelSource, Probe, RowCost, Runtime, RuntimeOptions,
+    StepTime,
 };
 pub use tokenizer::Tokenizer;

@@ -1,5 +1,6 @@
 //! What a caller may ask of one generation, and the ranges in which it makes sense.
 
+pub use crate::decode::Decoding;
 use crate::{Error, Result};
 
 /// Where generation blocks are cut.
@@ -22,20 +23,13 @@ pub enum EotMode {
     Reference,
 }
 
-/// Which positions a step commits.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Decoding {
-    /// A fixed number a step, most confident first.
-    #[default]
-    Confidence,
-}
-
 /// The parameters of one generation. Defaults are those of the reference package.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateParams {
     /// Positions to generate, at least 1.
     pub max_new_tokens: usize,
-    /// Denoising steps over all blocks, `1..=max_new_tokens`; `None` is one token a step.
+    /// Denoising steps over all blocks, `1..=max_new_tokens`; `None` is one token a step. Only for methods that
+    /// have a number of steps ([`Decoding::has_steps`]).
     pub steps: Option<usize>,
     /// Divides the logits when entropy sampling is off; 0 is argmax.
     pub temperature: f32,
@@ -103,6 +97,16 @@ impl GenerateParams {
                 format!("{steps} is outside 1..={} (max_new_tokens)", self.max_new_tokens),
             ));
         }
+        self.decoding.validate()?;
+        if let Some(steps) = self.steps.filter(|_| !self.decoding.has_steps()) {
+            let method = self.decoding.name();
+            return Err(Error::invalid(
+                "steps",
+                format!(
+                    "{steps} steps under decoding method `{method}`, whose steps follow from the predictions; omit it"
+                ),
+            ));
+        }
         in_range("temperature", self.temperature, 0.0, 100.0)?;
         in_range("top_p", self.top_p, 0.0, 1.0)?;
         in_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)?;
@@ -156,6 +160,8 @@ mod tests {
             ("stop_tokens[1]", GenerateParams { stop_tokens: vec![1, 512], ..ok.clone() }),
             ("stop", GenerateParams { stop: vec!["x".into(); 9], ..ok.clone() }),
             ("stop[0]", GenerateParams { stop: vec![String::new()], ..ok.clone() }),
+            ("decoding.gamma", GenerateParams { decoding: Decoding::EntropyBound { gamma: f32::NAN }, ..ok.clone() }),
+            ("steps", GenerateParams { steps: Some(3), decoding: Decoding::Factor { factor: 1.0 }, ..ok.clone() }),
         ];
         for (name, params) in bad {
             match params.validate(512) {

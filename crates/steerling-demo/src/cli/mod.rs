@@ -1,6 +1,7 @@
 //! The commands.
 
 mod corpus;
+mod decoding;
 mod evaluate;
 mod plot;
 mod train;
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Write labelled documents as JSON, one a line
     Corpus(corpus::CorpusArgs),
+    /// Measure what decoding methods do to the text
+    Decoding(decoding::DecodingArgs),
     /// Measure whether a checkpoint does what a concept model promises
     Evaluate(evaluate::EvaluateArgs),
     /// Draw the losses of a training
@@ -38,6 +41,7 @@ enum Command {
 pub(crate) fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Corpus(args) => corpus::run(&args),
+        Command::Decoding(args) => decoding::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Train(args) => train::run(&args),

@@ -128,12 +128,12 @@ pub(super) fn rate<'a>(texts: impl IntoIterator<Item = &'a Generated>, id: usize
 }
 
 /// An unsteered generation of each prompt.
-fn jobs<'a>(bench: &Bench, prompts: &'a [String]) -> impl Iterator<Item = Job<'a>> {
+pub(super) fn jobs<'a>(bench: &Bench, prompts: &'a [String]) -> impl Iterator<Item = Job<'a>> {
     prompts.iter().enumerate().map(|(index, prompt)| Job::new(prompt, bench.seed(Draw::Neutral, index)))
 }
 
 /// Every concept amplified on every prompt.
-fn amplifying<'a>(bench: &Bench, prompts: &'a [String], align: Align) -> Vec<Job<'a>> {
+pub(super) fn amplifying<'a>(bench: &Bench, prompts: &'a [String], align: Align) -> Vec<Job<'a>> {
     let with = |id| jobs(bench, prompts).map(move |job| Job { steer: Steer::Amplify(vec![id]), align, ..job });
     (0..CONCEPTS.len()).flat_map(with).collect()
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use steerling::params::Align;
+use steerling::canvas::Usage;
+use steerling::params::{Align, Decoding};
 use steerling::score::ScoreItem;
 use steerling::steer::{ConceptKey, InjectionSpec, SUPPRESS_STRENGTH, SteeringSpec};
 use steerling::{Canvas, Denoiser, Error, GenerateParams, Result, Runtime};
@@ -34,6 +35,10 @@ pub(super) struct Job<'a> {
     pub(super) seed: u64,
     /// What is injected.
     pub(super) steer: Steer,
+    /// Which positions a step commits.
+    pub(super) decoding: Decoding,
+    /// Denoising steps; one a token if absent.
+    pub(super) steps: Option<usize>,
     /// Where its blocks are cut.
     pub(super) align: Align,
     /// Whether each token is attributed to concepts.
@@ -43,7 +48,8 @@ pub(super) struct Job<'a> {
 impl<'a> Job<'a> {
     /// An unsteered generation.
     pub(super) fn new(prompt: &'a str, seed: u64) -> Self {
-        Self { prompt, seed, steer: Steer::None, align: Align::Reference, attribute: false }
+        let (decoding, align) = (Decoding::Confidence, Align::Reference);
+        Self { prompt, seed, steer: Steer::None, decoding, steps: None, align, attribute: false }
     }
 }
 
@@ -62,6 +68,9 @@ pub(super) struct Generated {
     pub(super) tags: Tags,
     /// Of each token's logit, the shares of known concepts, unknown concepts and the rest, if attributed.
     pub(super) fractions: Vec<[f32; 3]>,
+    /// Tokens committed, and what they cost.
+    pub(super) committed: usize,
+    pub(super) usage: Usage,
 }
 
 /// Makes generations, all at once.
@@ -95,8 +104,9 @@ impl Generated {
 }
 
 fn canvas(runtime: &Runtime, job: &Job<'_>) -> Result<Canvas> {
-    let params =
-        GenerateParams { max_new_tokens: NEW_TOKENS, seed: job.seed, align: job.align, ..GenerateParams::default() };
+    let Job { seed, decoding, steps, align, .. } = *job;
+    let usual = GenerateParams::default();
+    let params = GenerateParams { max_new_tokens: NEW_TOKENS, steps, seed, decoding, align, ..usual };
     let prompt = runtime.tokenizer().encode(job.prompt)?;
     let canvas = Canvas::new(&prompt, params, &runtime.limits().canvas)?;
     let canvas = match steering(runtime, &job.steer) {
@@ -140,5 +150,7 @@ fn result(runtime: &Runtime, canvas: &Canvas) -> Generated {
         text,
         ids,
         fractions: canvas.attributions().iter().map(|token| token.fractions()).collect(),
+        committed: canvas.commits().len(),
+        usage: canvas.usage,
     }
 }

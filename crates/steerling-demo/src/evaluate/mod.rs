@@ -7,6 +7,7 @@
 mod amplify;
 mod bench;
 pub mod checks;
+mod decoding;
 mod generate;
 mod held_out;
 mod measures;
@@ -21,6 +22,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use steerling::{Error, Result};
 
+pub use decoding::{DecodingOptions, DecodingReport, DecodingRow, DraftsRow, Setting, measure_decoding};
 pub use report::{ConceptRow, FactorRow, Report, Row};
 
 use crate::concepts::CONCEPTS;

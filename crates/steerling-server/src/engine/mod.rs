@@ -377,7 +377,8 @@ async fn until<T>(deadline: Instant, answer: oneshot::Receiver<Result<T, Failure
 /// touches, and the one before, once more, when it is finished.
 const BLOCKS_OF_STEP: usize = 3;
 
-/// What a generation needs at its worst.
+/// What a generation needs at its worst. Guessed steps are no part of it: they take what the jobs of a step leave of its
+/// rows, and pages that are not set aside.
 fn cost(canvas: &Canvas) -> Cost {
     let pages = pages_needed(canvas);
     let sequences = pages / canvas.num_attention_blocks().max(1);

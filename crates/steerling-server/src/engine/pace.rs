@@ -1,56 +1,35 @@
 //! How many sequences are worth sharing a step, from measured step times.
 
+use steerling::RowCost;
+
 /// Sequences that always share a step: below, each of them would wait long for its turn, for little.
 const FEW: f64 = 8.0;
 /// Share of the rows per second of an endless batch that a step should reach; more would only share the same compute.
 const WORTH: f64 = 0.9;
-/// Weight that a measurement keeps with each that follows it.
+/// Weight that the number of sequences of a step keeps with each step that follows.
 const KEEP: f64 = 0.98;
-/// Below this relative spread of rows, step times say nothing about the cost of a row.
-const SPREAD: f64 = 0.1;
-
-/// Fits `seconds = fixed + per_row * rows` to the steps, the newest counting most.
+/// What a row costs, and how many rows a sequence has.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
+    cost: RowCost,
     weight: f64,
-    rows: f64,
-    seconds: f64,
-    rows_rows: f64,
-    rows_seconds: f64,
     sequences: f64,
 }
 
 impl Pace {
     /// A step of `sequences` took `seconds` for `rows`.
     pub(super) fn observe(&mut self, sequences: usize, rows: usize, seconds: f64) {
-        let (sequences, rows) = (sequences as f64, rows as f64);
-        let add = |sum: &mut f64, value: f64| *sum = *sum * KEEP + value;
-        add(&mut self.weight, 1.0);
-        add(&mut self.rows, rows);
-        add(&mut self.seconds, seconds);
-        add(&mut self.rows_rows, rows * rows);
-        add(&mut self.rows_seconds, rows * seconds);
-        add(&mut self.sequences, sequences);
+        self.cost.observe(rows, seconds);
+        self.weight = self.weight * KEEP + 1.0;
+        self.sequences = self.sequences * KEEP + sequences as f64;
     }
 
     /// Sequences beyond which a larger batch hardly computes more rows a second; `None` while that is not known.
     pub(super) fn sequences(&self) -> Option<usize> {
-        // Ten steps weigh 9.1.
-        if self.weight < 9.0 || self.rows <= 0.0 {
-            return None;
-        }
-        let (mean_rows, mean_seconds) = (self.rows / self.weight, self.seconds / self.weight);
-        let variance = self.rows_rows / self.weight - mean_rows * mean_rows;
-        if variance < (SPREAD * mean_rows).powi(2) {
-            return None;
-        }
-        let per_row = (self.rows_seconds / self.weight - mean_rows * mean_seconds) / variance;
-        if per_row <= 0.0 {
-            return None;
-        }
-        let fixed = (mean_seconds - per_row * mean_rows).max(0.0);
-        let rows = fixed / per_row * WORTH / (1.0 - WORTH);
-        Some((rows * self.sequences / self.rows).ceil().max(FEW) as usize)
+        let line = self.cost.line()?;
+        let rows = line.fixed / line.per_row * WORTH / (1.0 - WORTH);
+        let mean_sequences = self.sequences / self.weight;
+        Some((rows * mean_sequences / self.cost.mean_rows()).ceil().max(FEW) as usize)
     }
 }
 

@@ -167,6 +167,12 @@ impl<T> Schedule<T> {
         self.active.iter().take(self.limit).take_while(fits).count().max(1).min(self.active.len())
     }
 
+    /// Rows of the budget that the jobs of the next step leave.
+    pub(super) fn spare_rows(&self) -> usize {
+        let running = self.active[..self.running_len()].iter();
+        self.budget.rows.saturating_sub(running.map(|entry| entry.cost.rows).sum())
+    }
+
     /// The jobs of the next step.
     pub(super) fn running_mut(&mut self) -> impl ExactSizeIterator<Item = &mut T> {
         let running = self.running_len();
@@ -353,6 +359,17 @@ mod tests {
         assert!(BUDGET.holds(&Cost { pages: 30, rows: 40 }));
         assert!(!BUDGET.holds(&Cost { pages: 31, rows: 1 }));
         assert!(!BUDGET.holds(&Cost { pages: 1, rows: 41 }));
+    }
+
+    #[test]
+    fn rows_are_spare_that_no_job_of_the_step_counts_on() {
+        let mut schedule = Schedule::new(BUDGET);
+        assert_eq!(schedule.spare_rows(), 40);
+        for rows in [10, 25, 20] {
+            schedule.push(rows, Cost { pages: 1, rows }, Priority::Normal);
+        }
+        assert_eq!(schedule.admit(|_| Ok::<_, ()>(Admission::Admitted)), Ok(()));
+        assert_eq!(schedule.spare_rows(), 5, "the third one waits for its turn");
     }
 
     fn small(jobs: impl IntoIterator<Item = usize>, budget: Budget) -> Schedule<usize> {

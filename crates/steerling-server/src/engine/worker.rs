@@ -217,6 +217,7 @@ where
         self.sweep(denoiser, Instant::now());
         self.admit(denoiser);
         self.advance_tasks(denoiser);
+        denoiser.limit_draft_rows(self.schedule.spare_rows());
         let started = Instant::now();
         let mut batch: Vec<&mut Canvas> = self.schedule.running_mut().map(|job| &mut job.generation.canvas).collect();
         if batch.is_empty() {
@@ -349,7 +350,7 @@ where
         for job in finished {
             let canvas = &job.generation.canvas;
             let metrics = &self.shared.metrics.engine;
-            metrics.tokens_per_forward.record(canvas.commits().len() as f64 / canvas.usage.forwards.max(1) as f64);
+            metrics.tokens_per_forward.record(canvas.usage.tokens_per_forward(canvas.commits().len()));
             metrics.prefix_blocks.increment((canvas.prompt_len() / canvas.block_size()) as u64);
             metrics.prefix_hits.increment(canvas.usage.cached_blocks as u64);
             job.finish(now);

@@ -3,6 +3,7 @@
 
 mod attribute;
 mod docs;
+mod decoding;
 mod engine;
 mod examples;
 mod generate;

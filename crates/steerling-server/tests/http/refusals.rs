@@ -20,6 +20,34 @@ async fn a_wrong_field_is_refused_by_name_before_the_stream_begins() {
         (json!({"prompt": "a", "stop_tokens": [1, "x"]}), "invalid_request", json!("stop_tokens[1]")),
         (json!({"prompt": "a", "stop": [""]}), "invalid_request", json!("stop[0]")),
         (json!({"prompt": "a", "align": "left"}), "invalid_request", json!("align")),
+        (json!({"prompt": "a", "decoding": {"method": "fast"}}), "invalid_request", json!("decoding")),
+        (json!({"prompt": "a", "decoding": {"method": "threshold"}}), "invalid_request", json!("decoding")),
+        (json!({"prompt": "a", "decoding": {"method": "factor", "gamma": 1}}), "invalid_request", json!("decoding")),
+        (
+            json!({"prompt": "a", "decoding": {"method": "threshold", "threshold": 1.5}}),
+            "invalid_request",
+            json!("decoding.threshold"),
+        ),
+        (
+            json!({"prompt": "a", "decoding": {"method": "threshold", "threshold": 0.9, "max_per_step": 0}}),
+            "invalid_request",
+            json!("decoding.max_per_step"),
+        ),
+        (
+            json!({"prompt": "a", "decoding": {"method": "entropy_bound", "gamma": -1}}),
+            "invalid_request",
+            json!("decoding.gamma"),
+        ),
+        (
+            json!({"prompt": "a", "decoding": {"method": "lossless", "drafts": 9}}),
+            "invalid_request",
+            json!("decoding.drafts"),
+        ),
+        (
+            json!({"prompt": "a", "steps": 3, "decoding": {"method": "factor", "factor": 1}}),
+            "invalid_request",
+            json!("steps"),
+        ),
         (json!({"prompt": [1, MASK]}), "invalid_request", json!("prompt[1]")),
         (json!({"prompt": [100_281]}), "invalid_request", json!("prompt[0]")),
         (json!({"prompt": {"a": 1}}), "invalid_request", json!("prompt")),
@@ -55,7 +83,6 @@ async fn what_this_build_cannot_do_is_refused_and_not_ignored() {
     let cases = [
         (json!({"prompt": "a", "steering": {}}), "steering"),
         (json!({"prompt": "a", "attribution": {"top_known": 1}}), "attribution"),
-        (json!({"prompt": "a", "decoding": {"method": "threshold", "threshold": 0.9}}), "decoding"),
         (json!({"messages": [{"role": "user", "content": "a"}]}), "messages"),
     ];
     for (body, param) in cases {

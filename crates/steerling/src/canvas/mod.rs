@@ -66,6 +66,17 @@ pub struct Usage {
     pub prefill_rows: usize,
     /// Attention blocks whose keys and values came from an earlier request.
     pub cached_blocks: usize,
+    /// Guessed steps whose rows were computed beside those of the current state.
+    pub drafts: usize,
+    /// Of those, steps that turned out as guessed: each spared a forward.
+    pub accepted: usize,
+}
+
+impl Usage {
+    /// Mean number of `commits` of a forward, those for prompts included; 0 without a forward.
+    pub fn tokens_per_forward(&self, commits: usize) -> f64 {
+        commits as f64 / self.forwards.max(1) as f64
+    }
 }
 
 /// One sequence being unmasked.
@@ -259,9 +270,34 @@ impl Canvas {
         (block.start..block.end).filter(|p| self.is_masked(*p)).collect()
     }
 
-    /// How many positions the next step commits.
+    /// How many positions the next step commits, under methods that have a number of steps.
     pub fn quota(&self) -> usize {
-        self.block().quota(self.masked_at_block_start, self.step_in_block)
+        self.quota_after(0)
+    }
+
+    /// The same of the step that follows `steps` later in this block.
+    pub fn quota_after(&self, steps: usize) -> usize {
+        self.block().quota(self.masked_at_block_start, self.step_in_block + steps)
+    }
+
+    /// The canvas as it would be after a step with these choices, without its history; `None` if that would end the
+    /// text, the block or the generation.
+    pub(crate) fn ahead(&self, choices: &[Choice]) -> Option<Self> {
+        let ends = |choice: &Choice| self.special.chat.is_some_and(|chat| chat.eot == choice.id);
+        if choices.iter().any(ends) {
+            return None;
+        }
+        let mut ahead = Self {
+            ids: self.ids.clone(),
+            params: self.params.clone(),
+            blocks: self.blocks.clone(),
+            commits: Vec::new(),
+            attributions: Vec::new(),
+            steering: self.steering.clone(),
+            ..*self
+        };
+        ahead.commit(choices);
+        (ahead.finish.is_none() && ahead.block == self.block).then_some(ahead)
     }
 
     /// Attention block `S` in positions.

@@ -4,6 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::pointwise::{Map, ShiftedExp};
+use super::scratch::scratch;
 use super::vector::{exp_f32s, load_tail};
 
 /// Numbers a task reads: a fixed length, so that sums do not depend on the number of threads.
@@ -122,6 +123,40 @@ pub(super) fn exp_shifted_on(arch: Arch, row: &[f32], shift: f32, out: &mut [f32
     });
 }
 
+/// The entropy `-sum p ln p` of the softmax of each row of `logits` `[m, width]`, in nats, from the rows' statistics.
+pub fn entropies(logits: &[f32], stats: &[RowStats]) -> Vec<f32> {
+    let (arch, width) = (Arch::new(), logits.len() / stats.len().max(1));
+    let of_row = |(row, stats): (&[f32], &RowStats)| {
+        let mut weights = scratch(CHUNK);
+        let mut sum = 0.0;
+        for chunk in row.chunks(CHUNK) {
+            let weights = &mut weights[..chunk.len()];
+            weights.copy_from_slice(chunk);
+            arch.dispatch(Map(ShiftedExp(stats.max), weights));
+            sum += weighted_sum(weights, chunk, stats.max);
+        }
+        let total = f64::from(stats.sum_exp);
+        // With p = weight / total: -sum p ln p = ln total - sum weight (logit - max) / total.
+        (total.ln() - sum / total).max(0.0) as f32
+    };
+    logits.par_chunks(width.max(1)).zip(stats).map(of_row).collect()
+}
+
+/// `sum weight (logit - shift)`; a ban has weight 0 and adds nothing.
+fn weighted_sum(weights: &[f32], logits: &[f32], shift: f32) -> f64 {
+    const LANES: usize = 16;
+    let term = |weight: f32, logit: f32| weight * (logit - shift).max(-1e4);
+    let ((weights, last_weights), (logits, last_logits)) = (weights.as_chunks::<LANES>(), logits.as_chunks::<LANES>());
+    let mut sums = [0f32; LANES];
+    for (weights, logits) in weights.iter().zip(logits) {
+        for (sum, (weight, logit)) in sums.iter_mut().zip(weights.iter().zip(logits)) {
+            *sum += term(*weight, *logit);
+        }
+    }
+    let rest: f32 = last_weights.iter().zip(last_logits).map(|(weight, logit)| term(*weight, *logit)).sum();
+    sums.iter().map(|sum| f64::from(*sum)).sum::<f64>() + f64::from(rest)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -153,6 +188,9 @@ mod tests {
                     let mut shifted = vec![0.0; width];
                     exp_shifted_on(arch, row, max, &mut shifted);
                     assert_close(&shifted, &row.iter().map(|x| f64::from(x - max).exp()).collect::<Vec<_>>(), 2e-7);
+                    let probabilities = row.iter().map(|x| f64::from(x - max).exp() / sum).filter(|p| *p > 0.0);
+                    let entropy: f64 = probabilities.map(|p| -p * p.ln()).sum();
+                    prop_assert!((f64::from(entropies(row, &[stats])[0]) - entropy).abs() < 1e-5, "{}", entropy);
                 }
             }
         }
@@ -184,6 +222,12 @@ mod tests {
                 for (i, row) in logits.chunks(width).enumerate() {
                     assert_eq!(row_stats_on(arch, row, width), [all[i]]);
                 }
+            }
+        }
+        let stats = row_stats(&logits, width);
+        for all in on_one_and_two_threads(|| entropies(&logits, &stats)) {
+            for (i, row) in logits.chunks(width).enumerate() {
+                assert_eq!(entropies(row, &stats[i..=i]), [all[i]]);
             }
         }
     }

@@ -34,6 +34,11 @@ impl Lane {
         self.private_from
     }
 
+    /// Pages of the blocks computed so far, in order; those of blocks that can still change are overwritten by each step.
+    pub(super) fn pages(&self) -> &[PageId] {
+        &self.pages
+    }
+
     /// Takes over the cached pages of as many leading blocks as there are, at most `limit`.
     pub(super) fn adopt(&mut self, ids: &[u32], limit: usize, table: &mut PageTable) {
         while self.done < limit.min(self.private_from) {
@@ -70,18 +75,7 @@ impl Lane {
         while self.pages.len() < last {
             self.pages.push(table.allocate());
         }
-        for block in self.done..last {
-            let rows = self.block(ids, block);
-            let start = block * self.block_size;
-            batch.blocks.push(BlockRows {
-                row: batch.ids.len(),
-                rows: rows.len(),
-                pages: self.pages[..=block].to_vec(),
-                keys: start + rows.len(),
-            });
-            batch.ids.extend_from_slice(rows);
-            batch.positions.extend((start..start + rows.len()).map(|position| position as u32));
-        }
+        push_blocks(ids, self.block_size, self.done, &self.pages[..last.max(self.done)], batch);
     }
 
     /// Blocks `done..end` are finished: publishes the pages of those that may be shared.
@@ -107,6 +101,22 @@ impl Lane {
 
     fn key(&self, ids: &[u32], block: usize, table: &PageTable) -> ChainKey {
         table.chain(self.keys.last().copied(), self.block(ids, block))
+    }
+}
+
+/// Appends the rows of the blocks of `ids` from block `first` on, one for each page; keys and values go to their pages.
+pub(super) fn push_blocks(ids: &[u32], block_size: usize, first: usize, pages: &[PageId], batch: &mut PagedBatch) {
+    for block in first..pages.len() {
+        let start = block * block_size;
+        let end = (start + block_size).min(ids.len());
+        batch.blocks.push(BlockRows {
+            row: batch.ids.len(),
+            rows: end - start,
+            pages: pages[..=block].to_vec(),
+            keys: end,
+        });
+        batch.ids.extend_from_slice(&ids[start..end]);
+        batch.positions.extend((start..end).map(|position| position as u32));
     }
 }
 

@@ -1,28 +1,36 @@
 //! A model on its device together with its pages: the real [`Denoiser`].
 
+mod drafts;
 mod evaluate;
 mod lane;
 mod load;
+mod row_cost;
 mod sequence;
+mod worth;
 
 pub use evaluate::{Evaluation, Probe};
 pub use load::{DeviceChoice, DtypeChoice, Model, ModelInfo, ModelSource, RuntimeOptions};
+pub use row_cost::{RowCost, StepTime};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::Tensor;
 
 use crate::attribute::TokenAttribution;
 use crate::backbone::{KvPool, PagedBatch};
-use crate::cache::{ChainKey, PageTable, PageUse};
+use crate::cache::{ChainKey, PageId, PageTable, PageUse};
 use crate::canvas::{Canvas, CanvasId, CanvasSpec, Choice, Commit};
 use crate::catalog::Catalog;
 use crate::checkpoint::Progress;
+use crate::decode::Predictions;
 use crate::profile::Part;
 use crate::steer::WeightEdit;
-use crate::{Denoiser, Error, Limits, Result, Tokenizer, decode, pages_needed};
+use crate::{Denoiser, Error, Limits, Result, Tokenizer, pages_needed};
+use drafts::State;
 use sequence::{PREFILL_BLOCKS, Prefill, Sequence, Span};
+use worth::Worth;
 
 /// A model, its pages, and the sequences admitted to it.
 pub struct Runtime {
@@ -36,6 +44,9 @@ pub struct Runtime {
     plan: Plan,
     /// Rows of a forward of an [`Evaluation`], unless a single sequence cannot be cut.
     slice_rows: usize,
+    /// Rows that a step may add for drafts.
+    draft_rows: usize,
+    worth: Worth,
 }
 
 /// Rows of a forward of an [`Evaluation`] that runs alone.
@@ -49,6 +60,10 @@ struct Plan {
     rows: PagedBatch,
     /// One for each canvas of the batch.
     spans: Vec<Span>,
+    /// The states whose logits it yields, in the order of their rows: those of the canvases, then guessed ones.
+    states: Vec<State>,
+    /// Pages of the guessed ones, for this forward alone.
+    draft_pages: Vec<PageId>,
     /// Blocks that this forward finishes.
     pending: HashSet<ChainKey>,
 }
@@ -89,6 +104,8 @@ impl Runtime {
             logits: Vec::new(),
             plan: Plan::default(),
             slice_rows: SLICE_ROWS,
+            draft_rows: usize::MAX,
+            worth: Worth::default(),
         })
     }
 
@@ -128,12 +145,13 @@ impl Runtime {
 
     /// Plans a step: which blocks of whom are computed.
     fn plan(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
-        let Plan { rows, spans, pending } = plan;
+        let Plan { rows, spans, states, pending, .. } = plan;
         rows.clear();
         spans.clear();
+        states.clear();
         pending.clear();
         let mut prefill = Prefill::beside(batch);
-        for canvas in batch.iter_mut() {
+        for (n, canvas) in batch.iter_mut().enumerate() {
             let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
             let Some(blocks) = sequence.take_turn(canvas, &mut self.table, &prefill) else {
                 spans.push(Span::default());
@@ -147,75 +165,101 @@ impl Runtime {
             }
             prefill.spend(canvas, blocks);
             pending.extend(keys);
-            spans.push(sequence.plan(canvas, &mut self.table, rows, blocks));
+            let (span, masked) = sequence.plan(canvas, &mut self.table, rows, blocks);
+            spans.push(span);
+            if !masked.is_empty() {
+                states.push(State { canvas: n, masked, guided: canvas.params().cfg_scale > 0.0, draft: None });
+            }
         }
+        self.plan_drafts(batch, plan);
         Ok(())
     }
 
     fn step_by(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
+        let start = Instant::now();
         self.plan(batch, plan)?;
-        let Plan { rows, spans, .. } = plan;
-        let hidden = self.forward(batch, rows, spans)?;
+        let hidden = self.forward(batch, &plan.rows, &plan.states);
+        self.drop_drafts(plan);
+        let hidden = hidden?;
+        let Plan { rows, spans, states, .. } = plan;
         // All choices before the first commit: a canvas whose logits are unusable does not spoil the step of others.
-        let choices = self.choose(batch, spans)?;
-        for ((canvas, span), choices) in batch.iter_mut().zip(spans.iter()).zip(choices) {
+        let steps = self.choose(batch, states)?;
+        for ((canvas, span), steps) in batch.iter_mut().zip(spans.iter()).zip(&steps) {
             let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
             sequence.finish_blocks(canvas, &mut self.table, span);
-            if !span.masked.is_empty() {
-                canvas.commit(&choices);
-            }
+            canvas.usage.accepted += steps.len().saturating_sub(1);
+            steps.iter().for_each(|choices| canvas.commit(choices));
         }
         let profile = self.model.backbone().profile();
-        profile.time(Part::Attribution, || self.attribute(batch, &hidden, spans))
+        profile.time(Part::Attribution, || self.attribute(batch, &hidden, states))?;
+        self.worth.observe(rows.ids.len(), start.elapsed().as_secs_f64());
+        Ok(())
     }
 
-    /// What each canvas commits, from `self.logits`.
-    fn choose(&mut self, batch: &[&mut Canvas], spans: &[Span]) -> Result<Vec<Vec<Choice>>> {
+    /// What each canvas commits, step by step, from `self.logits`: the step of its own state, and those of the guessed
+    /// states that it has come to by then.
+    fn choose(&mut self, batch: &[&mut Canvas], states: &[State]) -> Result<Vec<Vec<Vec<Choice>>>> {
         let vocab = self.model.info().config.vocab_size;
         let profile = self.model.backbone().profile();
+        let mut steps: Vec<Vec<Vec<Choice>>> = vec![Vec::new(); batch.len()];
         let mut rest = self.logits.as_mut_slice();
-        let of_one = |(canvas, span): (&&mut Canvas, &Span)| {
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(span.rows() * vocab);
-            let (conditional, unconditional) = own.split_at_mut(span.masked.len() * vocab);
+        let mut of_one = |state: &State| -> Result<()> {
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(state.rows() * vocab);
+            let (conditional, unconditional) = own.split_at_mut(state.masked.len() * vocab);
             rest = after;
-            let unconditional = span.guided.then_some(&*unconditional);
-            decode::choose(canvas, &span.masked, conditional, unconditional)
+            let taken = &mut steps[state.canvas];
+            let mut canvas: &Canvas = &*batch[state.canvas];
+            if let Some(draft) = &state.draft {
+                let Some(right) = draft.verify(taken) else { return Ok(()) };
+                self.worth.verified(right);
+                if !right {
+                    return Ok(());
+                }
+                canvas = &draft.canvas;
+            }
+            let unconditional = state.guided.then_some(&*unconditional);
+            let predictions = Predictions::read(canvas, &state.masked, conditional, unconditional)?;
+            taken.push(predictions.choices());
+            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            sequence.guess(canvas.step() + 1, predictions.guesses(drafts::wanted(canvas)));
+            Ok(())
         };
-        profile.time(Part::Sampling, || batch.iter().zip(spans).map(of_one).collect())
+        profile.time(Part::Sampling, || states.iter().try_for_each(&mut of_one))?;
+        Ok(steps)
     }
 
-    /// Runs the rows of all spans and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
-    /// holds their logits, canvas by canvas.
-    fn forward(&mut self, batch: &[&mut Canvas], rows: &PagedBatch, spans: &[Span]) -> Result<Tensor> {
+    /// Runs the rows of all states and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
+    /// holds their logits, state by state.
+    fn forward(&mut self, batch: &[&mut Canvas], rows: &PagedBatch, states: &[State]) -> Result<Tensor> {
         let hidden = self.model.backbone().forward_paged(rows, &mut self.pool)?;
         if rows.selected.is_empty() {
             self.logits.clear();
             return Ok(hidden);
         }
-        let composed = self.composed(batch, &hidden, spans)?;
+        let composed = self.composed(batch, &hidden, states)?;
         let profile = self.model.backbone().profile();
         profile.time(Part::LmHead, || self.model.logits(&composed, &mut self.logits))?;
         Ok(hidden)
     }
 
     /// What the output head reads, each canvas with its own edits of concept weights.
-    fn composed(&self, batch: &[&mut Canvas], hidden: &Tensor, spans: &[Span]) -> Result<Tensor> {
+    fn composed(&self, batch: &[&mut Canvas], hidden: &Tensor, states: &[State]) -> Result<Tensor> {
         if batch.iter().all(|canvas| canvas.set_weights().is_empty()) {
             return self.model.composed(hidden, &[]);
         }
-        let mut parts = Vec::with_capacity(batch.len());
+        let mut parts = Vec::with_capacity(states.len());
         let mut row = 0;
-        for (canvas, span) in batch.iter().zip(spans).filter(|(_, span)| span.rows() > 0) {
-            let part = hidden.narrow(0, row, span.rows())?;
-            parts.push(self.model.composed(&part, canvas.set_weights())?);
-            row += span.rows();
+        for state in states {
+            let part = hidden.narrow(0, row, state.rows())?;
+            parts.push(self.model.composed(&part, batch[state.canvas].set_weights())?);
+            row += state.rows();
         }
         Ok(Tensor::cat(&parts, 0)?)
     }
 
     /// Attributes the commits of this step to concepts: the heads are evaluated once for all canvases that edit the
     /// same concept weights, most often none.
-    fn attribute(&self, batch: &mut [&mut Canvas], hidden: &Tensor, spans: &[Span]) -> Result<()> {
+    fn attribute(&self, batch: &mut [&mut Canvas], hidden: &Tensor, states: &[State]) -> Result<()> {
         struct Target {
             canvas: usize,
             row: u32,
@@ -223,18 +267,25 @@ impl Runtime {
         }
         let mut groups: Vec<(Vec<WeightEdit>, Vec<Target>)> = Vec::new();
         let mut first_row = 0;
-        for (n, (canvas, span)) in batch.iter().zip(spans).enumerate() {
+        for state in states {
+            let canvas = &batch[state.canvas];
             if canvas.wants_attribution() {
-                let targets = canvas.commits()[canvas.attributions().len()..].iter().map(|commit| {
-                    let at = span.masked.binary_search(&commit.position).expect("only masked positions are committed");
-                    Target { canvas: n, row: (first_row + at) as u32, commit: *commit }
+                let new = &canvas.commits()[canvas.attributions().len()..];
+                // A guessed state that the canvas has not come to has no commits of its step.
+                let step = match &state.draft {
+                    Some(draft) => draft.canvas.step(),
+                    None => new.first().map_or(0, |commit| commit.step),
+                };
+                let targets = new.iter().filter(|commit| commit.step == step).map(|commit| {
+                    let at = state.masked.binary_search(&commit.position).expect("only masked positions are committed");
+                    Target { canvas: state.canvas, row: (first_row + at) as u32, commit: *commit }
                 });
                 match groups.iter_mut().find(|(edits, _)| edits == canvas.set_weights()) {
                     Some((_, group)) => group.extend(targets),
                     None => groups.push((canvas.set_weights().to_vec(), targets.collect())),
                 }
             }
-            first_row += span.rows();
+            first_row += state.rows();
         }
         for (edits, targets) in groups.iter().filter(|(_, targets)| !targets.is_empty()) {
             let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
@@ -274,6 +325,10 @@ impl Denoiser for Runtime {
         let result = self.step_by(batch, &mut plan);
         self.plan = plan;
         result
+    }
+
+    fn limit_draft_rows(&mut self, rows: usize) {
+        self.draft_rows = rows;
     }
 
     fn release(&mut self, id: CanvasId) {

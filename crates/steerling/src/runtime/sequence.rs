@@ -3,7 +3,7 @@
 use super::lane::{Lane, inject_at_masks};
 use crate::backbone::PagedBatch;
 use crate::cache::{ChainKey, PageTable};
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Choice};
 use crate::pages_needed;
 
 /// Blocks of prompts that one step computes at most.
@@ -44,25 +44,15 @@ pub(super) struct Sequence {
     unconditional: Option<Lane>,
     reserved: usize,
     block_size: usize,
+    /// What the steps from this one on are guessed to commit.
+    guesses: (usize, Vec<Vec<Choice>>),
 }
 
 /// What a step computes for one canvas.
 #[derive(Debug, Default)]
 pub(super) struct Span {
-    /// Positions whose logits the step yields: the masked ones of the current block, or none while the prompt is not
-    /// computed yet.
-    pub(super) masked: Vec<usize>,
-    /// The same positions follow for the unconditional sequence.
-    pub(super) guided: bool,
     /// Blocks `done..final_end` of each lane become final with this step.
     final_ends: [usize; 2],
-}
-
-impl Span {
-    /// Rows whose hidden states the step yields, those of the unconditional sequence included.
-    pub(super) fn rows(&self) -> usize {
-        self.masked.len() * if self.guided { 2 } else { 1 }
-    }
 }
 
 impl Sequence {
@@ -74,10 +64,26 @@ impl Sequence {
             unconditional: guided.then(|| lane(&canvas.unconditional_ids(), canvas, table)),
             reserved: pages_needed(canvas),
             block_size: canvas.block_size(),
+            guesses: (0, Vec::new()),
         };
-        let lanes = [Some(&sequence.conditional), sequence.unconditional.as_ref()];
-        canvas.usage.cached_blocks = lanes.into_iter().flatten().map(Lane::done).sum();
+        canvas.usage.cached_blocks = sequence.lanes().map(Lane::done).sum();
         sequence
+    }
+
+    /// Its lanes: the canvas's own, and the unconditional one under guidance.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        std::iter::once(&self.conditional).chain(&self.unconditional)
+    }
+
+    /// Keeps what the steps from `step` on are guessed to commit.
+    pub(super) fn guess(&mut self, step: usize, guesses: Vec<Vec<Choice>>) {
+        self.guesses = (step, guesses);
+    }
+
+    /// What the steps from `step` on are guessed to commit.
+    pub(super) fn take_guesses(&mut self, step: usize) -> Vec<Vec<Choice>> {
+        let (from, guesses) = std::mem::take(&mut self.guesses);
+        if from == step { guesses } else { Vec::new() }
     }
 
     /// Takes over blocks that another sequence has finished in the meantime, and returns how many blocks that can no
@@ -120,25 +126,23 @@ impl Sequence {
     }
 
     /// Adds the rows of the next step of `canvas` to `batch`: `blocks` of those that can no longer change, and those
-    /// that still can if these are all.
+    /// that still can if these are all. Returns the positions whose logits the step yields: the masked ones of the
+    /// current block, or none while the prompt is not computed yet.
     pub(super) fn plan(
         &mut self,
         canvas: &mut Canvas,
         table: &mut PageTable,
         batch: &mut PagedBatch,
         blocks: usize,
-    ) -> Span {
-        let mut span = Span { guided: self.unconditional.is_some(), ..Span::default() };
+    ) -> (Span, Vec<usize>) {
+        let mut span = Span::default();
         let alphas = canvas.alphas();
         for lane in [Some(&mut self.conditional), self.unconditional.as_mut()].into_iter().flatten() {
             lane.use_alphas(&alphas);
         }
         let final_blocks = final_blocks(canvas);
-        let lanes = [Some(&self.conditional), self.unconditional.as_ref()];
-        let ready = lanes.into_iter().flatten().all(|lane| final_blocks.saturating_sub(lane.done()) <= blocks);
-        if ready {
-            span.masked = canvas.masked();
-        }
+        let ready = self.lanes().all(|lane| final_blocks.saturating_sub(lane.done()) <= blocks);
+        let masked = if ready { canvas.masked() } else { Vec::new() };
         canvas.usage.forwards += 1;
         let end_block = canvas.visible_end().div_ceil(self.block_size);
         let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
@@ -160,13 +164,13 @@ impl Sequence {
             if canvas.commits().is_empty() {
                 usage.prefill_rows += prefilling * self.block_size;
             }
-            batch.selected.extend(span.masked.iter().map(|position| {
+            batch.selected.extend(masked.iter().map(|position| {
                 // Blocks before `done` have no rows: the first row of the lane is position `done * S`.
                 (before + position - lane.done() * self.block_size) as u32
             }));
         }
         canvas.usage = usage;
-        span
+        (span, masked)
     }
 
     /// After the forward of a step: the blocks that were final in it are finished and may be shared.
@@ -188,7 +192,7 @@ impl Sequence {
 }
 
 /// Adds the injections of `canvas` at the masked rows from `first` on.
-fn inject(canvas: &Canvas, alphas: &[f32], first: usize, batch: &mut PagedBatch) {
+pub(super) fn inject(canvas: &Canvas, alphas: &[f32], first: usize, batch: &mut PagedBatch) {
     let Some(steering) = canvas.steering() else { return };
     for (injection, alpha) in steering.injections.iter().zip(alphas).filter(|(_, alpha)| **alpha != 0.0) {
         let vector = injection.direction.iter().map(|d| alpha * d).collect();
@@ -213,6 +217,6 @@ fn first_masked_block(prompt: &[u32], canvas: &Canvas) -> usize {
 }
 
 /// Leading attention blocks that can no longer change.
-fn final_blocks(canvas: &Canvas) -> usize {
+pub(super) fn final_blocks(canvas: &Canvas) -> usize {
     (0..canvas.num_attention_blocks()).take_while(|b| canvas.attention_block_is_final(*b)).count()
 }

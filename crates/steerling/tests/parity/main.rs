@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod concept_attribution;
+mod decoding;
 mod edits;
 mod embeddings;
 mod forward;

@@ -12,7 +12,7 @@ use crate::goldens;
 use crate::steering::any_steering;
 
 /// A small model whose shape varies with the case.
-fn config(block: usize, heads: (usize, usize), switches: u8) -> Config {
+pub(crate) fn config(block: usize, heads: (usize, usize), switches: u8) -> Config {
     let mut config = goldens::model("nano").info().config.clone();
     let on = |bit: u8| switches & (1 << bit) != 0;
     config.diff_block_size = block;
@@ -30,7 +30,7 @@ fn config(block: usize, heads: (usize, usize), switches: u8) -> Config {
 }
 
 /// Runs `canvas` both ways and compares every step.
-fn compare(runtime: &mut Runtime, canvas: &Canvas) -> Result<Canvas, TestCaseError> {
+pub(crate) fn compare(runtime: &mut Runtime, canvas: &Canvas) -> Result<Canvas, TestCaseError> {
     let mut plain = canvas.clone();
     let mut fast = canvas.clone();
     prop_assert!(runtime.admit(&mut fast).unwrap());

@@ -28,7 +28,7 @@ pub(crate) struct StartEvent {
     pub(crate) block_size: usize,
     /// Generation blocks.
     pub(crate) num_blocks: usize,
-    /// Denoising steps over all blocks.
+    /// Denoising steps over all blocks; the most there can be under decoding methods without a number of steps.
     pub(crate) steps: usize,
     /// The seed, given or drawn.
     pub(crate) seed: u64,
@@ -213,8 +213,12 @@ pub(crate) struct UsageBody {
     rows: usize,
     /// Attention blocks whose keys and values came from an earlier request.
     cached_blocks: usize,
-    /// Tokens committed for each forward pass.
+    /// Tokens committed for each forward pass, those that only computed a part of a long prompt included.
     tokens_per_forward: f64,
+    /// Guessed steps that rode in the forward passes (decoding method `lossless`).
+    drafts: usize,
+    /// Of those, steps that turned out as guessed: each spared a forward pass.
+    drafts_accepted: usize,
 }
 
 /// Where the time went, in milliseconds.
@@ -231,17 +235,26 @@ pub(crate) struct TimingsBody {
     total_ms: u64,
 }
 
+impl UsageBody {
+    fn new(usage: &Usage, commits: usize) -> Self {
+        let Usage { forwards, rows, cached_blocks, drafts, accepted, .. } = *usage;
+        let tokens_per_forward = usage.tokens_per_forward(commits);
+        Self { forwards, rows, cached_blocks, tokens_per_forward, drafts, drafts_accepted: accepted }
+    }
+}
+
 impl GenerateResult {
     pub(crate) fn new(head: &Head, finished: &Finished) -> Self {
         let Head { start, model, return_trace, warnings, attribution, .. } = head;
         let Finished { outcome, canvas, timings: Timings { queue_ms, prefill_ms, decode_ms, total_ms } } = finished;
         let (queue_ms, prefill_ms, decode_ms, total_ms) = (*queue_ms, *prefill_ms, *decode_ms, *total_ms);
-        let Usage { forwards, rows, cached_blocks, .. } = canvas.usage;
         let commits = canvas.commits();
+        let usage = UsageBody::new(&canvas.usage, commits.len());
         let attribution = attribution.map(|top| Attribution::of(canvas, model, top));
         tracing::info!(
             id = %start.id, prompt_tokens = start.prompt_tokens, completion_tokens = outcome.token_ids.len(),
-            finish_reason = outcome.finish_reason.as_str(), forwards, rows, queue_ms, total_ms, "generated"
+            finish_reason = outcome.finish_reason.as_str(), forwards = usage.forwards, rows = usage.rows, queue_ms,
+            total_ms, "generated"
         );
         Self {
             trace: return_trace.then(|| Trace {
@@ -249,12 +262,7 @@ impl GenerateResult {
                 seq_length: canvas.ids().len(),
                 commits: commits.iter().map(|commit| TraceCommit::new(commit, &model.tokenizer)).collect(),
             }),
-            usage: UsageBody {
-                forwards,
-                rows,
-                cached_blocks,
-                tokens_per_forward: commits.len() as f64 / forwards.max(1) as f64,
-            },
+            usage,
             timings: TimingsBody { queue_ms, prefill_ms, decode_ms, total_ms },
             id: start.id.clone(),
             model: start.model.clone(),
@@ -295,7 +303,7 @@ impl GenerateResult {
             finish_reason: finish_reason.into(),
             seed: None,
             trace: None,
-            usage: UsageBody { forwards: 0, rows: 0, cached_blocks: 0, tokens_per_forward: 0.0 },
+            usage: UsageBody::new(&Usage::default(), 0),
             timings: TimingsBody { queue_ms: 0, prefill_ms: 0, decode_ms: 0, total_ms },
             attribution: None,
             warnings,

@@ -1,6 +1,7 @@
 //! `POST /generate`.
 
 pub(crate) mod answer;
+pub(crate) mod decoding;
 pub(crate) mod request;
 
 use std::sync::Arc;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use steerling::params::{Align, Decoding, EotMode};
+use steerling::params::EotMode;
 use steerling::steer::Steering;
 use steerling::tokenizer::Message;
 use steerling::{Canvas, GenerateParams, Generation, Tokenizer};
 use utoipa::ToSchema;
 
 use super::answer::StartEvent;
+use super::decoding::{AlignRequest, DecodingRequest};
 use crate::api::attribution::AttributionRequest;
 use crate::api::steering::{Recipe, SteeringRequest};
 use crate::engine::{Model, Priority};
@@ -17,7 +18,7 @@ use crate::error::ApiError;
 use crate::extract::written_objects_only;
 use crate::openapi::NonEmpty;
 
-written_objects_only!(GenerateRequest, ChatMessage, DecodingRequest);
+written_objects_only!(GenerateRequest, ChatMessage);
 
 /// Said in every answer of a model with random weights.
 pub(crate) const NOISE: &str = "this is a synthetic model with random weights: its text is noise";
@@ -35,7 +36,8 @@ pub(crate) struct GenerateRequest {
     /// Positions to generate; with the prompt they fit into the context. The default is lowered to what fits.
     #[schema(default = 1024, minimum = 1)]
     pub(crate) max_new_tokens: Option<usize>,
-    /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step.
+    /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step. Only
+    /// for decoding methods that have a number of steps: `confidence` and `lossless`.
     #[schema(minimum = 1)]
     pub(crate) steps: Option<usize>,
     /// Divides the logits when entropy sampling is off; 0 is argmax. Null: 1.2.
@@ -109,20 +111,6 @@ pub(crate) struct ChatMessage {
     pub(crate) content: String,
 }
 
-/// Which positions a step commits. This build supports `confidence`.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(remote = "Self", tag = "method", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum DecodingRequest {
-    /// A fixed number a step, most confident first.
-    Confidence {},
-    /// Not supported by this build.
-    Threshold { threshold: f32, max_per_step: Option<usize> },
-    /// Not supported by this build.
-    EntropyBound { gamma: f32 },
-    /// Not supported by this build.
-    Lossless { drafts: usize },
-}
-
 /// Who waits for whom in the queue.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -133,17 +121,6 @@ pub(crate) enum PriorityRequest {
     Normal,
     /// Behind all that is `normal`, though not for ever: for work that nobody waits for, such as evaluations.
     Low,
-}
-
-/// Where generation blocks are cut.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = Align)]
-pub(crate) enum AlignRequest {
-    /// From the end of the prompt, as the reference package does.
-    Reference,
-    /// At the boundaries of attention blocks: less work when the prompt ends inside one.
-    Block,
 }
 
 /// What a committed `<|eot_id|>` does to masked positions before it.
@@ -253,7 +230,9 @@ pub(crate) fn new_id() -> String {
 impl GenerateRequest {
     /// Checks everything that can be checked before the model is asked.
     pub(crate) fn prepare(self, model: &Arc<Model>) -> Result<Prepared, ApiError> {
-        self.refuse_unsupported()?;
+        if self.stream_every == 0 {
+            return Err(ApiError::invalid("stream_every", "0 is below the minimum of 1"));
+        }
         if let Some(attribution) = &self.attribution {
             attribution.check("attribution", model, self.cfg_scale)?;
         }
@@ -286,19 +265,6 @@ impl GenerateRequest {
             PriorityRequest::Low => Priority::Low,
         };
         Ok(Prepared { prompt, params, recipe, priority, head })
-    }
-
-    /// What later builds do is refused, never ignored.
-    fn refuse_unsupported(&self) -> Result<(), ApiError> {
-        let refuse =
-            |field, what: &str| Err(ApiError::unsupported(field, format!("this build does not support {what}")));
-        if self.decoding != (DecodingRequest::Confidence {}) {
-            return refuse("decoding", "decoding methods other than `confidence`");
-        }
-        if self.stream_every == 0 {
-            return Err(ApiError::invalid("stream_every", "0 is below the minimum of 1"));
-        }
-        Ok(())
     }
 
     /// The ids of what is given, whichever it is.
@@ -348,11 +314,8 @@ impl GenerateRequest {
             seed,
             stop_tokens: self.stop_tokens.clone(),
             stop: self.stop.clone(),
-            decoding: Decoding::Confidence,
-            align: match self.align {
-                AlignRequest::Reference => Align::Reference,
-                AlignRequest::Block => Align::Block,
-            },
+            decoding: self.decoding.into(),
+            align: self.align.into(),
             eot: match self.eot {
                 EotRequest::Fill => EotMode::Fill,
                 EotRequest::Reference => EotMode::Reference,

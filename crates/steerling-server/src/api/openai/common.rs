@@ -5,7 +5,8 @@ use utoipa::ToSchema;
 
 use crate::api::attribution::{Attribution, AttributionRequest};
 use crate::api::generate::answer::{FinishReason, GenerateResult, TimingsBody, UsageBody};
-use crate::api::generate::request::{DecodingRequest, GenerateRequest};
+use crate::api::generate::decoding::DecodingRequest;
+use crate::api::generate::request::GenerateRequest;
 use crate::api::lanes::Ended;
 use crate::api::steering::SteeringRequest;
 use crate::error::ApiError;

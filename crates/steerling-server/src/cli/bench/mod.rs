@@ -1,5 +1,6 @@
 //! `steerling bench`: what a step costs, and where the time goes; with `--url`, what a running server does with load.
 
+mod decoding;
 mod explain;
 mod load;
 
@@ -57,6 +58,9 @@ pub(crate) struct BenchArgs {
     /// Also write the report as JSON to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    // Last, as its heading holds for all flags behind it.
+    #[command(flatten)]
+    decoding: decoding::DecodingArgs,
 }
 
 /// The whole report.
@@ -71,6 +75,8 @@ struct Report {
     prompt_tokens: usize,
     max_new_tokens: usize,
     runs: Vec<Run>,
+    /// What decoding methods cost, if they are compared; there are no `runs` then.
+    decoding: Vec<decoding::Compared>,
     /// What explanations cost, if asked for.
     explained: Option<explain::Explained>,
     /// High-water mark of resident memory in MiB, where the system tells.
@@ -117,7 +123,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let start = Instant::now();
     let mut runtime = super::load(&source, &options)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let runs = args.batch.iter().map(|batch| measure(&mut runtime, args, *batch)).collect::<Result<_>>()?;
+    let (mut runs, mut compared) = (Vec::new(), Vec::new());
+    if args.decoding.decoding.is_empty() {
+        runs = args.batch.iter().map(|batch| measure(&mut runtime, args, *batch)).collect::<Result<_>>()?;
+    } else {
+        compared = decoding::measure(&mut runtime, args)?;
+    }
     let explained = if args.explain { Some(explain::measure(&mut runtime, args)?) } else { None };
     let info = runtime.info();
     let report = Report {
@@ -130,6 +141,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         prompt_tokens: args.prompt_tokens,
         max_new_tokens: args.max_new_tokens,
         runs,
+        decoding: compared,
         explained,
         peak_memory_mib: peak_memory_mib(),
     };
@@ -141,22 +153,26 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Prompts of one batch: different for every sequence, so that nothing is shared, and without the mask.
+/// Sequences of one batch, with prompts of ids that mean nothing.
 fn canvases(limits: &Limits, args: &BenchArgs, batch: usize) -> Result<Vec<Canvas>> {
-    let ids: Vec<u32> = (0..limits.canvas.vocab_size as u32).filter(|id| *id != limits.canvas.special.mask).collect();
     (0..batch)
         .map(|n| {
-            let prompt: Vec<u32> =
-                (0..args.prompt_tokens).map(|i| ids[(n * 7919 + i * 104_729 + 1) % ids.len()]).collect();
             let params = GenerateParams {
                 max_new_tokens: args.max_new_tokens,
                 steps: args.steps,
                 seed: n as u64,
                 ..GenerateParams::default()
             };
-            Ok(Canvas::new(&prompt, params, &limits.canvas)?)
+            Ok(Canvas::new(&random_prompt(limits, args, n), params, &limits.canvas)?)
         })
         .collect()
+}
+
+/// The prompt of sequence `n`: different for every sequence, so that nothing is shared, and without the mask.
+fn random_prompt(limits: &Limits, args: &BenchArgs, n: usize) -> Vec<u32> {
+    let (ids, mask) = (limits.canvas.vocab_size as u32 - 1, limits.canvas.special.mask);
+    let id = |i: usize| ((n * 7919 + i * 104_729 + 1) % ids as usize) as u32;
+    (0..args.prompt_tokens).map(id).map(|id| if id < mask { id } else { id + 1 }).collect()
 }
 
 fn measure(runtime: &mut Runtime, args: &BenchArgs, batch: usize) -> Result<Run> {
@@ -227,29 +243,38 @@ fn print(report: &Report) {
         report.prompt_tokens,
         report.max_new_tokens
     );
-    println!("{:>6} {:>9} {:>10} {:>10} {:>10} {:>12}", "batch", "rows/fwd", "s/step", "median", "p90", "tokens/s");
-    for run in &report.runs {
-        let Quantiles { mean, median, p90 } = run.seconds_per_step;
-        let (rows, speed) = (run.rows_per_forward, run.tokens_per_second);
-        println!("{:>6} {rows:>9.1} {mean:>10.4} {median:>10.4} {p90:>10.4} {speed:>12.2}", run.batch);
+    if report.decoding.is_empty() {
+        print_runs(&report.runs);
+    } else {
+        decoding::print(&report.decoding);
     }
-    println!("\nshare of time, per batch size");
-    for (i, (name, _)) in report.runs.first().map(|run| run.shares.iter().enumerate()).into_iter().flatten() {
-        print!("{name:>20}");
-        for run in &report.runs {
-            print!(" {:>7.1} %", run.shares[i].1 * 100.0);
-        }
-        println!();
-    }
-    print!("{:>20}", "overhead");
-    for run in &report.runs {
-        print!(" {:>7.1} %", run.overhead_share * 100.0);
-    }
-    println!("   (neither product nor attention)");
     if let Some(explained) = &report.explained {
         explain::print(explained);
     }
     if let Some(peak) = report.peak_memory_mib {
         println!("\npeak memory {peak} MiB");
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the command's output")]
+fn print_runs(runs: &[Run]) {
+    println!("{:>6} {:>9} {:>10} {:>10} {:>10} {:>12}", "batch", "rows/fwd", "s/step", "median", "p90", "tokens/s");
+    for run in runs {
+        let Quantiles { mean, median, p90 } = run.seconds_per_step;
+        let (rows, speed) = (run.rows_per_forward, run.tokens_per_second);
+        println!("{:>6} {rows:>9.1} {mean:>10.4} {median:>10.4} {p90:>10.4} {speed:>12.2}", run.batch);
+    }
+    println!("\nshare of time, per batch size");
+    for (i, (name, _)) in runs.first().map(|run| run.shares.iter().enumerate()).into_iter().flatten() {
+        print!("{name:>20}");
+        for run in runs {
+            print!(" {:>7.1} %", run.shares[i].1 * 100.0);
+        }
+        println!();
+    }
+    print!("{:>20}", "overhead");
+    for run in runs {
+        print!(" {:>7.1} %", run.overhead_share * 100.0);
+    }
+    println!("   (neither product nor attention)");
 }

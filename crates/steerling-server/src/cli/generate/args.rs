@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use steerling::params::{Align, EotMode};
+use steerling::params::{Align, Decoding, EotMode};
 use steerling::tokenizer::Message;
 use steerling::{Denoiser, GenerateParams, Runtime, Tokenizer};
 use steerling_server::config::ModelOptions;
@@ -48,6 +48,10 @@ pub(crate) struct GenerateArgs {
     /// End before this text; repeatable
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
+    /// Which positions a step commits: confidence, threshold=P or threshold=P/MOST, factor=F, entropy_bound=NATS,
+    /// lossless or lossless=DRAFTS; all but the first and the last take as many steps as the predictions allow
+    #[arg(long, value_name = "METHOD", default_value_t = Decoding::Confidence)]
+    decoding: Decoding,
     /// Where generation blocks are cut
     #[arg(long, value_enum, default_value_t = AlignFlag::Reference)]
     align: AlignFlag,
@@ -168,6 +172,7 @@ impl GenerateArgs {
             seed,
             stop_tokens: self.stop_tokens.clone(),
             stop: self.stop.clone(),
+            decoding: self.decoding,
             align: match self.align {
                 AlignFlag::Reference => Align::Reference,
                 AlignFlag::Block => Align::Block,
@@ -176,7 +181,6 @@ impl GenerateArgs {
                 None | Some(EotFlag::Fill) => EotMode::Fill,
                 Some(EotFlag::Reference) => EotMode::Reference,
             },
-            ..usual
         }
     }
 }

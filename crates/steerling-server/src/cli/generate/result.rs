@@ -1,6 +1,7 @@
 //! The end of a generation: the answer of `POST /generate`, or a line for people.
 
 use serde_json::{Value, json};
+use steerling::params::Decoding;
 use steerling::{Canvas, Outcome, Runtime};
 
 use super::{GenerateArgs, Timings};
@@ -30,7 +31,9 @@ pub(in crate::cli) fn json(
             "forwards": usage.forwards,
             "rows": usage.rows,
             "cached_blocks": usage.cached_blocks,
-            "tokens_per_forward": commits as f64 / usage.forwards.max(1) as f64,
+            "tokens_per_forward": usage.tokens_per_forward(commits),
+            "drafts": usage.drafts,
+            "drafts_accepted": usage.accepted,
         },
         "timings": {
             "queue_ms": 0,
@@ -71,5 +74,9 @@ pub(in crate::cli) fn summary(canvas: &Canvas, outcome: &Outcome, timings: Timin
         "length" => "all positions filled".to_owned(),
         other => format!("ended by {}", other.replace('_', " ")),
     };
-    format!("{tokens} tokens in {seconds:.1} s ({speed:.1} tokens/s), {why}, seed {}", canvas.params().seed)
+    let forwards = match canvas.params().decoding {
+        Decoding::Confidence => String::new(),
+        _ => format!(", {:.2} tokens a forward", canvas.usage.tokens_per_forward(canvas.commits().len())),
+    };
+    format!("{tokens} tokens in {seconds:.1} s ({speed:.1} tokens/s{forwards}), {why}, seed {}", canvas.params().seed)
 }
