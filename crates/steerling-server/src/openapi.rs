@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 
 use axum::http::header;
 use axum::response::IntoResponse;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
     Response, ResponseBuilder, Schema, schema::Type,
 };
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
+use crate::auth::{Access, access};
 use crate::error::ErrorBody;
+
+/// The name of the security scheme.
+const KEY: &str = "api_key";
 
 /// The OpenAPI 3.1 document as indented JSON with a newline at its end, as kept in `openapi/openapi.json`.
 pub fn document() -> String {
-    let (_, document) = crate::api::routes().split_for_parts();
+    let (_, mut document) = crate::api::routes().split_for_parts();
+    describe_access(&mut document);
     document.to_pretty_json().expect("the document holds nothing that JSON cannot express") + "\n"
 }
 
@@ -37,6 +43,43 @@ pub(crate) fn base() -> OpenApi {
     ErrorBody::schemas(&mut schemas);
     document.components.get_or_insert_default().schemas.extend(schemas);
     document
+}
+
+/// Says of each operation which key it wants, and adds the refusals that follow. Servers without keys want none.
+fn describe_access(document: &mut OpenApi) {
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key of the server, where it has any. Each opens what its scopes say."))
+        .build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(KEY, SecurityScheme::Http(bearer));
+    for (path, item) in &mut document.paths.paths {
+        let (security, needs) = match access(path) {
+            Access::Open => (Vec::new(), None),
+            Access::AnyKey => (vec![SecurityRequirement::new(KEY, [""; 0])], Some("any key".to_owned())),
+            Access::Needs(scope) => {
+                (vec![SecurityRequirement::new(KEY, [""; 0])], Some(format!("the scope `{}`", scope.as_str())))
+            }
+        };
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            operation.security = Some(security.clone());
+            let Some(needs) = &needs else { continue };
+            let refusals = errors(&[
+                (
+                    "401",
+                    &format!(
+                        "`unauthorized`: the server has API keys, and the request none of them; {needs} opens this"
+                    ),
+                ),
+                ("403", &format!("`forbidden`: the key does not have {needs}")),
+            ]);
+            operation
+                .responses
+                .responses
+                .extend(refusals.into_iter().filter(|(status, _)| status != "403" || needs != "any key"));
+        }
+    }
 }
 
 /// The object schema `base` with the properties of `more`; `required` become required.

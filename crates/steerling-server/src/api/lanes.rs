@@ -6,9 +6,11 @@ use std::time::Instant;
 use futures::future::try_join_all;
 use steerling::steer::{Steering, SteeringSpec};
 
+use super::AppState;
 use super::generate::request::{Head, Prepared};
-use crate::engine::{EngineHandle, Finished, Message, Places, Receiver, WorkKind};
-use crate::error::ApiError;
+use crate::engine::{Finished, Message, Places, Receiver, WorkKind};
+use crate::error::{ApiError, Code};
+use crate::policy;
 
 /// A generation under way.
 pub(crate) struct Lane {
@@ -34,11 +36,12 @@ pub(crate) struct Opened {
 /// Takes places for all, resolves their steering, hands them in, and waits until the first has left the queue:
 /// whatever is refused is refused before anything is sent.
 pub(crate) async fn open(
-    engine: &EngineHandle,
+    state: &AppState,
     deadline: Instant,
-    wanted: Vec<(Option<String>, Prepared)>,
+    mut wanted: Vec<(Option<String>, Prepared)>,
 ) -> Result<Opened, ApiError> {
-    let mut places = engine.reserve(wanted.len())?;
+    let mut places = state.engine.reserve(wanted.len())?;
+    govern(state, deadline, &mut wanted).await?;
     let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
     let steerings = resolve(&places, deadline, specs).await?;
     let generations =
@@ -57,6 +60,23 @@ pub(crate) async fn open(
         }
     }
     Ok(Opened { lanes, steerings, places })
+}
+
+/// Applies the server's policies, and notes the request in the audit log.
+async fn govern(
+    state: &AppState,
+    deadline: Instant,
+    wanted: &mut [(Option<String>, Prepared)],
+) -> Result<(), ApiError> {
+    let mut wanted: Vec<&mut Prepared> = wanted.iter_mut().map(|(_, prepared)| prepared).collect();
+    let governed = policy::enforce(state, deadline, &mut wanted).await;
+    let refused = governed.as_ref().err();
+    if let Some(audit) = &state.audit
+        && refused.is_none_or(|error| error.code == Code::RefusedByPolicy)
+    {
+        audit.record(&wanted, refused);
+    }
+    governed
 }
 
 /// Resolves steerings against the model's weights, one a slice.

@@ -4,7 +4,9 @@
 mod attribute;
 mod engine;
 mod generate;
+mod guard;
 mod operate;
+mod policy;
 mod refusals;
 mod steer;
 mod support;

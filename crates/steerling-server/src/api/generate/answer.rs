@@ -141,6 +141,8 @@ pub(crate) struct GenerateResult {
     timings: TimingsBody,
     /// Why the tokens were committed; null unless asked for.
     attribution: Option<Attribution>,
+    /// The server's policies that held for it.
+    policies: Vec<String>,
     /// What the client should know: parameters without effect, a model whose text is noise.
     warnings: Vec<String>,
 }
@@ -204,7 +206,7 @@ struct TimingsBody {
 
 impl GenerateResult {
     pub(crate) fn new(head: &Head, finished: &Finished) -> Self {
-        let Head { start, model, return_trace, warnings, attribution, .. } = head;
+        let Head { start, model, return_trace, warnings, attribution, policies, .. } = head;
         let Finished { outcome, canvas, timings: Timings { queue_ms, prefill_ms, decode_ms, total_ms } } = finished;
         let (queue_ms, prefill_ms, decode_ms, total_ms) = (*queue_ms, *prefill_ms, *decode_ms, *total_ms);
         let Usage { forwards, rows, cached_blocks, .. } = canvas.usage;
@@ -236,6 +238,7 @@ impl GenerateResult {
             finish_reason: outcome.finish_reason.as_str(),
             seed: Some(start.seed),
             attribution,
+            policies: policies.clone(),
             warnings: warnings.clone(),
         }
     }
@@ -269,6 +272,7 @@ impl GenerateResult {
             usage: UsageBody { forwards: 0, rows: 0, cached_blocks: 0, tokens_per_forward: 0.0 },
             timings: TimingsBody { queue_ms: 0, prefill_ms: 0, decode_ms: 0, total_ms },
             attribution: None,
+            policies: Vec::new(),
             warnings,
         }
     }
