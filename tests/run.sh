@@ -19,5 +19,7 @@ echo "== test"
 cargo test --release --workspace --locked
 echo "== the whole program with faults on purpose, and with a collector of spans"
 cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
+echo "== deployment"
+bash tests/deploy.sh target/release/steerling
 echo "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
