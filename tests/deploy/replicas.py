@@ -216,8 +216,8 @@ def run(proxy, one, two):
         wrong.append(f"killed replica: the streams ended with {ends}")
     phase("a replica is killed: open streams", 6, cut, 3, "those of the dead replica, without `done`: the connection closes")
     note = "those under way there at that moment: a stream that is cut, or 502"
-    phase("requests sent before, other than these", len(before), len(failures(before)), 4, note)
-    phase("requests sent after", len(after), len(failures(after)), 0, "refused connections are sent to the other replica")
+    phase("a replica is killed: other requests under way", len(before), len(failures(before)), 4, note)
+    phase("a replica is killed: sent after", len(after), len(failures(after)), 0, "refused connections are sent to the other replica")
     wrong.extend(failures(after)[:3])
     one.start()
     proxy.until_up(2)

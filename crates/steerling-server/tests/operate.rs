@@ -148,6 +148,10 @@ fn a_made_key_opens_a_server_that_was_told_its_table() {
     assert_eq!(status(&["-H", &bearer], "/concepts"), "200");
     assert_eq!(status(&["-H", &bearer], "/metrics"), "403");
     assert_eq!(status(&[], "/health/ready"), "200");
+    let health = |port: &str| steerling(&["health", "--port", port]).output().unwrap();
+    assert!(health(server.address.rsplit(':').next().unwrap()).status.success(), "a probe needs no key");
+    // Nobody listens there.
+    assert_eq!(health("9").status.code(), Some(1));
 }
 
 #[test]
