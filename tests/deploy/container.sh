@@ -68,13 +68,18 @@ context=.
 if [ "${STEERLING_IMAGE_FROM_SOURCE:-}" != 1 ]; then
     context=$work/context
     mkdir -p "$context/target/release"
-    cp LICENSE "$context/"
+    cp -r LICENSE Cargo.toml Cargo.lock rust-toolchain.toml crates "$context/"
     cp "$program" "$context/target/release/steerling"
     # Older builders make every stage, needed or not: take out the one that compiles.
     sed '/^FROM .* AS build$/,/^FROM scratch AS prebuilt$/{/^FROM scratch AS prebuilt$/!d}' docker/Dockerfile >"$context/Dockerfile"
     file=$context/Dockerfile
     arguments+=(--build-arg PROGRAM=prebuilt)
 fi
+b build -q --format docker -f "$file" "${arguments[@]}" --target skeleton -t localhost/skeleton "$context" >/dev/null
+container=$(b from localhost/skeleton)
+# Its manifests must be whole, or the dependencies cannot be compiled before the sources are there.
+cargo fetch --quiet --locked --manifest-path "$(b mount "$container")/src/Cargo.toml"
+b rm "$container" >/dev/null
 b build -q --format docker -f "$file" "${arguments[@]}" -t localhost/steerling "$context" >/dev/null
 echo "built from $base"
 

@@ -40,17 +40,21 @@ pub(crate) async fn open(
     deadline: Instant,
     mut wanted: Vec<(Option<String>, Prepared)>,
 ) -> Result<Opened, ApiError> {
-    let mut places = state.engine.reserve(wanted.len())?;
     govern(state, deadline, &mut wanted).await?;
+    let mut places = state.engine.reserve(wanted.len())?;
     let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
     let steerings = resolve(&places, deadline, specs).await?;
     let generations =
         wanted.iter().zip(&steerings).map(|((_, prepared), steering)| prepared.generation(steering.clone()));
     let generations = generations.collect::<Result<Vec<_>, _>>()?;
     let mut lanes = Vec::with_capacity(wanted.len());
+    let line = state.audit.as_ref().map(|audit| audit.line(&wanted, None));
     for ((name, prepared), generation) in wanted.into_iter().zip(generations) {
         let receiver = places.submit(generation, prepared.priority, deadline)?;
         lanes.push(Lane { name, head: prepared.head, receiver });
+    }
+    if let Some((audit, line)) = state.audit.as_ref().zip(line) {
+        audit.record(line);
     }
     if let Some(first) = lanes.first_mut() {
         match first.receiver.recv().await {
@@ -62,19 +66,18 @@ pub(crate) async fn open(
     Ok(Opened { lanes, steerings, places })
 }
 
-/// Applies the server's policies, and notes the request in the audit log.
+/// Applies the server's policies; what they refuse is noted in the audit log. No place is held meanwhile: reading the
+/// prompts takes one of its own.
 async fn govern(
     state: &AppState,
     deadline: Instant,
     wanted: &mut [(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
-    let mut wanted: Vec<&mut Prepared> = wanted.iter_mut().map(|(_, prepared)| prepared).collect();
-    let governed = policy::enforce(state, deadline, &mut wanted).await;
-    let refused = governed.as_ref().err();
-    if let Some(audit) = &state.audit
-        && refused.is_none_or(|error| error.code == Code::RefusedByPolicy)
+    let governed = policy::enforce(state, deadline, wanted).await;
+    if let (Some(audit), Err(error)) = (&state.audit, &governed)
+        && error.code == Code::RefusedByPolicy
     {
-        audit.record(&wanted, refused);
+        audit.record(audit.line(wanted, Some(error)));
     }
     governed
 }

@@ -36,7 +36,8 @@ struct Line<'a> {
     concepts: Vec<u32>,
     /// Names the generations, as in their answers.
     ids: Vec<&'a str>,
-    prompt_tokens: usize,
+    /// Of each generation.
+    prompt_tokens: Vec<usize>,
     /// Which policy refused it, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<&'a Value>,
@@ -87,33 +88,37 @@ impl Audit {
         Ok(Self { sender, dropped, with_prompts })
     }
 
-    /// The generations of a request were admitted, or refused by a policy.
-    pub(crate) fn record(&self, wanted: &[&mut Prepared], refused: Option<&ApiError>) {
-        let Some(first) = wanted.first() else { return };
+    /// The line of a request whose generations are admitted, or refused by a policy.
+    pub(crate) fn line(&self, wanted: &[(Option<String>, Prepared)], refused: Option<&ApiError>) -> Vec<u8> {
         let caller = caller();
+        let all = || wanted.iter().map(|(_, prepared)| prepared);
         let mut concepts: Vec<u32> =
-            wanted.iter().filter_map(|prepared| prepared.recipe.as_ref()).flat_map(|recipe| recipe.edited()).collect();
+            all().filter_map(|prepared| prepared.recipe.as_ref()).flat_map(|recipe| recipe.edited()).collect();
         concepts.sort_unstable();
         concepts.dedup();
-        let tokenizer = &first.head.model.tokenizer;
+        let head = all().next().map(|prepared| &prepared.head);
+        let text = |prepared: &Prepared| prepared.head.model.tokenizer.decode(prepared.prompt(), false);
         let line = Line {
             time: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
             request_id: caller.as_ref().map(|caller| caller.request_id.clone()).unwrap_or_default(),
             path: caller.as_ref().map(|caller| caller.path.clone()).unwrap_or_default(),
             key: caller.and_then(|caller| caller.key),
-            model: &first.head.start.model,
+            model: head.map_or("", |head| head.start.model.as_str()),
             outcome: if refused.is_some() { "refused" } else { "admitted" },
-            policies: &first.head.policies,
+            policies: head.map_or(&[], |head| head.policies.as_slice()),
             concepts,
-            ids: wanted.iter().map(|prepared| prepared.head.start.id.as_str()).collect(),
-            prompt_tokens: first.head.start.prompt_tokens,
+            ids: all().map(|prepared| prepared.head.start.id.as_str()).collect(),
+            prompt_tokens: all().map(|prepared| prepared.prompt().len()).collect(),
             refusal: refused.and_then(ApiError::details),
-            prompts: self
-                .with_prompts
-                .then(|| wanted.iter().map(|prepared| tokenizer.decode(prepared.prompt(), false)).collect()),
+            prompts: self.with_prompts.then(|| all().map(text).collect()),
         };
         let mut line = serde_json::to_vec(&line).expect("strings and numbers are JSON");
         line.push(b'\n');
+        line
+    }
+
+    /// Hands a line to the writer; without room for it, it is dropped and counted.
+    pub(crate) fn record(&self, line: Vec<u8>) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.sender.try_send(Told::Line(line)) {
             self.dropped.increment(1);
         }

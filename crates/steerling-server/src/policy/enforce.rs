@@ -13,8 +13,12 @@ use crate::api::states::of_texts;
 use crate::error::ApiError;
 
 /// Refuses what the policies of a request refuse, and adds what they steer to every one of its generations.
-pub(crate) async fn enforce(state: &AppState, deadline: Instant, wanted: &mut [&mut Prepared]) -> Result<(), ApiError> {
-    let Some(first) = wanted.first() else { return Ok(()) };
+pub(crate) async fn enforce(
+    state: &AppState,
+    deadline: Instant,
+    wanted: &mut [(Option<String>, Prepared)],
+) -> Result<(), ApiError> {
+    let Some((_, first)) = wanted.first() else { return Ok(()) };
     let policies = state.options.guard.policies.in_force(first.head.policy.as_deref())?;
     if policies.is_empty() {
         return Ok(());
@@ -26,7 +30,7 @@ pub(crate) async fn enforce(state: &AppState, deadline: Instant, wanted: &mut [&
         check_prompts(state, deadline, rules, wanted).await?;
     }
     let names: Vec<String> = policies.iter().map(|(name, _)| (*name).to_owned()).collect();
-    for prepared in wanted.iter_mut() {
+    for (_, prepared) in wanted.iter_mut() {
         for recipe in policies.iter().filter_map(|(_, policy)| policy.recipe.as_ref()) {
             prepared.recipe = Some(match prepared.recipe.take() {
                 Some(own) => own.and(recipe),
@@ -58,10 +62,10 @@ async fn check_prompts(
     state: &AppState,
     deadline: Instant,
     rules: Vec<Rule>,
-    wanted: &[&mut Prepared],
+    wanted: &[(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
     let mut prompts: Vec<Vec<u32>> = Vec::new();
-    for prompt in wanted.iter().map(|prepared| prepared.prompt()).filter(|prompt| !prompt.is_empty()) {
+    for prompt in wanted.iter().map(|(_, prepared)| prepared.prompt()).filter(|prompt| !prompt.is_empty()) {
         if prompts.iter().all(|other| other != prompt) {
             prompts.push(prompt.to_vec());
         }

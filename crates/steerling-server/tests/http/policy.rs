@@ -6,7 +6,7 @@ use crate::support::{Server, configured, golden, options, refusal};
 use serde_json::{Value, json};
 use steerling_server::ServeError;
 use steerling_server::auth::new_key;
-use steerling_server::config::GuardOptions;
+use steerling_server::config::{GuardOptions, ServiceOptions};
 
 const SUPPRESS: &str = "[policies.quiet]\nsteering = { suppress = [{ concept = 7 }], force = true }\n";
 const AMPLIFY: &str = "[policies.loud]\nsteering = { amplify = [{ concept = 9 }], force = true }\n";
@@ -86,6 +86,14 @@ async fn a_prompt_that_has_too_much_of_a_concept_is_refused_before_the_first_byt
     let passed = generate(&server, json!({"policy": "lax"})).await;
     assert_eq!(passed["policies"], json!(["lax"]));
     assert_eq!(passed["token_ids"], generate(&plain, json!({})).await["token_ids"], "it only reads");
+}
+
+#[tokio::test]
+async fn reading_the_prompt_needs_no_place_beside_that_of_the_generation() {
+    let toml = "[policies.p]\nrefuse = [{ concept = 1, threshold = 1.0 }]";
+    let options = configured(toml, by_default("p"));
+    let server = Server::nano(ServiceOptions { max_batch: 1, max_queue: 0, ..options }).await;
+    assert_eq!(generate(&server, json!({})).await["policies"], json!(["p"]));
 }
 
 #[tokio::test]
