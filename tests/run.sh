@@ -18,6 +18,8 @@ echo "== lint"
 cargo clippy --release --workspace --all-targets --locked -- -D warnings
 echo "== test"
 cargo test --release --workspace --locked
+echo "== deployment"
+bash tests/deploy.sh target/release/steerling
 echo "== the whole program with faults on purpose, and with a collector of spans"
 cargo test --release -p steerling-server --features fault-injection,otel --test soak --test otel --locked
 echo "== clients from their registries"

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::auth::Scope;
 use crate::engine::{Failure, Fault, NotReady, SubmitError};
 
 /// What went wrong, for programs.
@@ -15,6 +16,8 @@ use crate::engine::{Failure, Fault, NotReady, SubmitError};
 #[schema(as = ErrorCode)]
 pub(crate) enum Code {
     InvalidJson,
+    Unauthorized,
+    Forbidden,
     NotFound,
     ModelNotFound,
     MethodNotAllowed,
@@ -25,6 +28,7 @@ pub(crate) enum Code {
     UnknownConcept,
     AmbiguousConcept,
     NotSteerable,
+    RefusedByPolicy,
     Overloaded,
     Internal,
     Unsupported,
@@ -37,6 +41,8 @@ impl Code {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::InvalidJson => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::ModelNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -45,7 +51,8 @@ impl Code {
             | Self::ContextLengthExceeded
             | Self::UnknownConcept
             | Self::AmbiguousConcept
-            | Self::NotSteerable => StatusCode::UNPROCESSABLE_ENTITY,
+            | Self::NotSteerable
+            | Self::RefusedByPolicy => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
@@ -103,6 +110,25 @@ impl ApiError {
 
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..Self::new(Code::InvalidRequest, message) }
+    }
+
+    /// Says nothing about the key that was sent, if one was.
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(Code::Unauthorized, "this needs a valid API key: `authorization: Bearer KEY`")
+    }
+
+    pub(crate) fn forbidden(key: &str, scope: Scope) -> Self {
+        let message = format!("the API key `{key}` does not have the scope `{}` that this path needs", scope.as_str());
+        Self::new(Code::Forbidden, message)
+    }
+
+    pub(crate) fn key_is_busy(key: &str, most: usize) -> Self {
+        let message = format!("the API key `{key}` has {most} requests under way, as many as it may have");
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Code::Overloaded, message) }
+    }
+
+    pub(crate) fn refused_by_policy(message: String, details: serde_json::Value) -> Self {
+        Self::new(Code::RefusedByPolicy, message).with_details(details)
     }
 
     pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
@@ -215,6 +241,10 @@ impl ApiError {
         self
     }
 
+    pub(crate) fn details(&self) -> Option<&serde_json::Value> {
+        self.details.as_deref()
+    }
+
     pub(crate) fn body(&self, request_id: &str) -> ErrorBody {
         ErrorBody {
             error: ErrorDetail {
@@ -243,6 +273,10 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if self.code == Code::Unauthorized {
+            let challenge = HeaderValue::from_static("Bearer realm=\"steerling\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(self);
         response

@@ -42,8 +42,6 @@ pub(crate) fn respond(file: &File, policy: &'static str, request: &HeaderMap) ->
     let tag = tag(file.content);
     let common = [
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         // Another build has other files under the same names: ask each time, which costs a header.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::VARY, HeaderValue::from_static("accept-encoding")),

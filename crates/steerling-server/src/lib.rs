@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod audit;
+pub mod auth;
 pub mod config;
 pub mod demo;
 pub mod engine;
@@ -14,8 +16,10 @@ mod files;
 pub mod metrics;
 mod observe;
 pub mod openapi;
+pub mod policy;
 mod server;
 mod stream;
 pub mod telemetry;
+mod transport;
 
 pub use server::{Listeners, ServeError, run};

@@ -28,7 +28,7 @@ pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, mut request: Re
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!(
         "request", request_id = %id, method = %request.method(), path = %request.uri().path(),
-        trace_id = tracing::field::Empty, parent_id = tracing::field::Empty
+        key = tracing::field::Empty, trace_id = tracing::field::Empty, parent_id = tracing::field::Empty
     );
     telemetry::adopt(&span, request.headers());
     let openai = is_openai(request.uri().path());

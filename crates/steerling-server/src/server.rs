@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::{Listener, ListenerExt};
 use steerling::Denoiser;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, AppState};
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Loaded, Phase};
 use crate::metrics::{Metrics, UPKEEP};
+use crate::transport::Transport;
 
 /// For the last bytes of answers that have ended; a reader that has stalled does not keep the process.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -61,18 +60,25 @@ where
     B: Fn() -> steerling::Result<Loaded<D>> + Send + 'static,
 {
     let Listeners { main, admin } = listeners.into();
+    let transport = Transport::new(&options.guard).await?;
     let metrics = Arc::new(Metrics::new(api::paths()));
+    let policies = options.guard.policies.clone();
+    let build = move || {
+        let loaded = build()?;
+        policies.resolve(&loaded.info.config, &loaded.catalog)?;
+        Ok(loaded)
+    };
     let engine = EngineHandle::spawn(options.engine(), metrics.clone(), build)?;
-    let state = AppState::new(engine.clone(), options.clone(), metrics.clone());
-    let close = CancellationToken::new();
+    let state = AppState::new(engine.clone(), options.clone(), metrics.clone())?;
+    let audit = state.audit.clone();
     // Both end with this function.
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
     let _admin = admin.map(|listener| {
-        let server = axum::serve(at_once(listener), api::admin_router(state.clone()));
+        let server = axum::serve(listener, api::admin_router(state.clone()));
         AbortOnDropHandle::new(tokio::spawn(server.into_future()))
     });
-    let server = axum::serve(at_once(main), api::router(state)).with_graceful_shutdown(close.clone().cancelled_owned());
-    let mut server = tokio::spawn(server.into_future());
+    let connections = transport.handle();
+    let mut server = tokio::spawn(transport.serve(main, api::router(state)));
     let mut phase = engine.phase();
     let ended = async move {
         let ended = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Stopped)).await;
@@ -92,21 +98,15 @@ where
         // Only an error ends it before it is told to.
         served = &mut server => return Ok(served.map_err(std::io::Error::other)??),
     };
-    close.cancel();
+    connections.graceful_shutdown(None);
     if tokio::time::timeout(LAST_BYTES, &mut server).await.is_err() {
         tracing::warn!("connections are still open: leaving without them");
         server.abort();
     }
+    if let Some(audit) = audit {
+        audit.flush(LAST_BYTES);
+    }
     result
-}
-
-/// Sends each event when it is written: a step is often shorter than the time that TCP waits for more to send with it.
-fn at_once(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = std::net::SocketAddr> {
-    listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "events of this connection may arrive late");
-        }
-    })
 }
 
 async fn upkeep(metrics: Arc<Metrics>) {
@@ -114,20 +114,5 @@ async fn upkeep(metrics: Arc<Metrics>) {
     loop {
         interval.tick().await;
         metrics.upkeep();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn events_do_not_wait_for_one_another() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let client = TcpStream::connect(listener.local_addr().expect("an address"));
-        let mut listener = at_once(listener);
-        let (client, (connection, _)) = tokio::join!(client, listener.accept());
-        client.expect("a connection");
-        assert!(connection.nodelay().expect("an option of the socket"));
     }
 }

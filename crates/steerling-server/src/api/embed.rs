@@ -205,7 +205,7 @@ impl Finish {
 }
 
 /// Both heads' concepts by global id, largest weight first; equal weights by id.
-pub(super) fn global(weights: ConceptWeights, known: usize) -> Vec<(u32, f32)> {
+pub(crate) fn global(weights: ConceptWeights, known: usize) -> Vec<(u32, f32)> {
     let unknown = weights.unknown.into_iter().map(|(index, weight)| (known as u32 + index, weight));
     let mut all: Vec<_> = weights.known.into_iter().chain(unknown).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

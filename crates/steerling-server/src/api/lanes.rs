@@ -6,9 +6,11 @@ use std::time::Instant;
 use futures::future::try_join_all;
 use steerling::steer::{Steering, SteeringSpec};
 
+use super::AppState;
 use super::generate::request::{Head, Prepared};
-use crate::engine::{EngineHandle, Finished, Message, Places, Receiver, WorkKind};
-use crate::error::ApiError;
+use crate::engine::{Finished, Message, Places, Receiver, WorkKind};
+use crate::error::{ApiError, Code};
+use crate::policy;
 
 /// A generation under way.
 pub(crate) struct Lane {
@@ -34,20 +36,25 @@ pub(crate) struct Opened {
 /// Takes places for all, resolves their steering, hands them in, and waits until the first has left the queue:
 /// whatever is refused is refused before anything is sent.
 pub(crate) async fn open(
-    engine: &EngineHandle,
+    state: &AppState,
     deadline: Instant,
-    wanted: Vec<(Option<String>, Prepared)>,
+    mut wanted: Vec<(Option<String>, Prepared)>,
 ) -> Result<Opened, ApiError> {
-    let mut places = engine.reserve(wanted.len())?;
+    govern(state, deadline, &mut wanted).await?;
+    let mut places = state.engine.reserve(wanted.len())?;
     let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
     let steerings = resolve(&places, deadline, specs).await?;
     let generations =
         wanted.iter().zip(&steerings).map(|((_, prepared), steering)| prepared.generation(steering.clone()));
     let generations = generations.collect::<Result<Vec<_>, _>>()?;
     let mut lanes = Vec::with_capacity(wanted.len());
+    let line = state.audit.as_ref().map(|audit| audit.line(&wanted, None));
     for ((name, prepared), generation) in wanted.into_iter().zip(generations) {
         let receiver = places.submit(generation, prepared.priority, deadline)?;
         lanes.push(Lane { name, head: prepared.head, receiver });
+    }
+    if let Some((audit, line)) = state.audit.as_ref().zip(line) {
+        audit.record(line);
     }
     if let Some(first) = lanes.first_mut() {
         match first.receiver.recv().await {
@@ -57,6 +64,22 @@ pub(crate) async fn open(
         }
     }
     Ok(Opened { lanes, steerings, places })
+}
+
+/// Applies the server's policies; what they refuse is noted in the audit log. No place is held meanwhile: reading the
+/// prompts takes one of its own.
+async fn govern(
+    state: &AppState,
+    deadline: Instant,
+    wanted: &mut [(Option<String>, Prepared)],
+) -> Result<(), ApiError> {
+    let governed = policy::enforce(state, deadline, wanted).await;
+    if let (Some(audit), Err(error)) = (&state.audit, &governed)
+        && error.code == Code::RefusedByPolicy
+    {
+        audit.record(audit.line(wanted, Some(error)));
+    }
+    governed
 }
 
 /// Resolves steerings against the model's weights, one a slice.

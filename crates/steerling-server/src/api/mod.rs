@@ -4,20 +4,22 @@ pub(crate) mod attribute;
 pub(crate) mod attribution;
 pub(crate) mod concept;
 mod concepts;
-mod embed;
+pub(crate) mod embed;
 pub(crate) mod generate;
+mod headers;
 mod health;
 mod info;
 pub(crate) mod lanes;
 pub(crate) mod openai;
 mod playground;
 mod score;
-mod states;
+pub(crate) mod states;
 pub(crate) mod steer;
 pub(crate) mod steering;
 mod text;
 
 use std::any::Any;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,17 +28,22 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
+use crate::auth::authorize;
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Model, NotReady};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::observe::{answer_errors, observe};
+
+use headers::{cors, secure};
 
 /// Longest pause between two pieces of a request's body.
 const BODY_PAUSE: Duration = Duration::from_secs(30);
@@ -47,15 +54,20 @@ pub(crate) struct AppState {
     pub(crate) engine: EngineHandle,
     pub(crate) options: Arc<ServiceOptions>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Option<Audit>,
 }
 
 impl AppState {
-    pub(crate) fn new(engine: EngineHandle, options: ServiceOptions, metrics: Arc<Metrics>) -> Self {
-        Self { engine, options: Arc::new(options), metrics }
+    /// # Errors
+    /// If the audit log cannot be opened.
+    pub(crate) fn new(engine: EngineHandle, options: ServiceOptions, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let guard = &options.guard;
+        let audit = guard.audit_log.clone().map(|path| Audit::start(path, guard.audit_prompts, metrics.audit.clone()));
+        Ok(Self { engine, audit: audit.transpose()?, options: Arc::new(options), metrics })
     }
 
     /// The model, or the reason why it cannot be used.
-    fn model(&self) -> Result<Arc<Model>, ApiError> {
+    pub(crate) fn model(&self) -> Result<Arc<Model>, ApiError> {
         self.engine.model().ok_or_else(|| ApiError::not_ready(NotReady::Loading))
     }
 
@@ -132,11 +144,15 @@ async fn in_background<T: Send + 'static>(
 pub(crate) fn router(state: AppState) -> Router {
     let body_limit = DefaultBodyLimit::max(state.options.max_body_bytes);
     let (router, _) = routes().split_for_parts();
+    let cors = cors(&state.options.guard.cors_origins);
     router
         .fallback(|| async { ApiError::from_status(StatusCode::NOT_FOUND) })
         .layer(body_limit)
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(answer_to_panic))
+        .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(option_layer(cors))
+        .layer(middleware::map_response(secure))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), observe))
         .with_state(state)
 }

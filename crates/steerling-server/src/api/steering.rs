@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use steerling::Config;
 use steerling::catalog::{Catalog, ConceptRef, Head};
 use steerling::steer::{ConceptKey, EpsilonMode, InjectionSpec, SUPPRESS_STRENGTH, Schedule, SteeringSpec, WeightEdit};
 use utoipa::ToSchema;
@@ -178,12 +179,17 @@ pub(crate) struct Recipe {
 impl SteeringRequest {
     /// Finds the concepts and checks every number; errors name the field.
     pub(crate) fn recipe(&self, model: &Model) -> Result<Recipe, ApiError> {
-        if model.info.config.concept.is_none() {
+        self.recipe_for(&model.info.config, &model.catalog)
+    }
+
+    /// As [`Self::recipe`], for a model that is only being loaded.
+    pub(crate) fn recipe_for(&self, config: &Config, catalog: &Arc<Catalog>) -> Result<Recipe, ApiError> {
+        if config.concept.is_none() {
             return Err(ApiError::unsupported("steering", "this checkpoint has no concept heads to steer with"));
         }
         self.check_lengths()?;
-        let n_layers = model.info.config.n_layers;
-        let finder = Finder { catalog: &model.catalog, force: self.force };
+        let n_layers = config.n_layers;
+        let finder = Finder { catalog, force: self.force };
         let mut injections = Vec::new();
         let mut suppress_logits = Vec::new();
         for (i, entry) in self.amplify.iter().enumerate() {
@@ -234,7 +240,7 @@ impl SteeringRequest {
             suppress_logits.push((finder.find(&field("concept"), &entry.concept)?, strength));
         }
         let set_weights = self.weights(&finder)?;
-        Ok(Recipe { catalog: model.catalog.clone(), injections, suppress_logits, set_weights })
+        Ok(Recipe { catalog: catalog.clone(), injections, suppress_logits, set_weights })
     }
 
     fn weights(&self, finder: &Finder<'_>) -> Result<Vec<(u32, f32, EpsilonMode)>, ApiError> {
@@ -301,6 +307,23 @@ fn layer(field: &str, layer: Option<usize>, n_layers: usize) -> Result<Option<us
 }
 
 impl Recipe {
+    /// Both together. Where both set the weight of a concept, `other` does.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        self.set_weights.retain(|(concept, ..)| other.set_weights.iter().all(|(theirs, ..)| theirs != concept));
+        self.injections.extend_from_slice(&other.injections);
+        self.suppress_logits.extend_from_slice(&other.suppress_logits);
+        self.set_weights.extend_from_slice(&other.set_weights);
+        self
+    }
+
+    /// The global ids of all concepts that it acts on, groups included, in ascending order.
+    pub(crate) fn edited(&self) -> Vec<u32> {
+        let mut edited: Vec<u32> = self.named().into_iter().chain(self.directions().into_iter().flatten()).collect();
+        edited.sort_unstable();
+        edited.dedup();
+        edited
+    }
+
     /// The global ids of all concepts that the request names, each once, in its order.
     pub(crate) fn named(&self) -> Vec<u32> {
         let mut named: Vec<u32> = Vec::new();

@@ -4,9 +4,14 @@ mod attribute;
 mod bars;
 mod bench;
 mod concepts;
+mod config;
+mod doctor;
+mod download;
 mod embed;
 mod generate;
+mod health;
 mod inspect;
+mod key;
 mod openapi;
 mod output;
 mod progress;
@@ -14,8 +19,10 @@ mod serve;
 mod steer;
 mod synthesize;
 
-use clap::{Parser, Subcommand};
-use steerling_server::config::ServeOptions;
+use std::path::Path;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use steerling_server::config::{ConfigFile, Secrets, ServeOptions, Setting, settings};
 
 pub(crate) use progress::load;
 
@@ -28,13 +35,23 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: ServeOptions,
+    serve: Box<ServeOptions>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer requests over HTTP (what a bare `steerling` does)
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
+    /// Print the configuration that `serve` would have, and where each value comes from
+    Config(Box<config::ConfigArgs>),
+    /// Check whether `serve` would work on this machine, and say what to do if not
+    Doctor(Box<ServeOptions>),
+    /// Ask a server on this machine whether it takes generations
+    Health(health::HealthArgs),
+    /// Make an API key and print its table for the configuration file
+    Key(key::KeyArgs),
+    /// Fetch a model from a model hub into a directory
+    Download(download::DownloadArgs),
     /// Generate text, shown as it is unmasked
     Generate(Box<generate::GenerateArgs>),
     /// Embed texts, as vectors or as the concepts in them
@@ -59,7 +76,13 @@ enum Command {
 pub(crate) fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(options) => serve::run(&options),
+        Command::Serve(options) => serve::run(&configured(options.config.as_deref())?),
+        Command::Config(args) if args.template => config::template(),
+        Command::Config(args) => config::run(&configured(args.options.config.as_deref())?),
+        Command::Doctor(options) => doctor::run(configured(options.config.as_deref())),
+        Command::Health(args) => health::run(&args),
+        Command::Key(args) => key::run(&args),
+        Command::Download(args) => download::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Concepts(args) => concepts::run(&args),
@@ -70,6 +93,33 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Openapi => openapi::run(),
     }
+}
+
+/// Everything that configures `serve`, put together.
+pub(crate) struct Configured {
+    pub(crate) options: ServeOptions,
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) file: ConfigFile,
+}
+
+/// Parses the command line once more, now with the values of the file for defaults. What was wrong with flags and
+/// environment has ended the program the first time.
+fn configured(named: Option<&Path>) -> anyhow::Result<Configured> {
+    let file = ConfigFile::find(named).map_err(anyhow::Error::msg)?;
+    let mut command = file.defaults(Cli::command());
+    for name in ["serve", "config", "doctor"] {
+        command = command.mut_subcommand(name, |command| file.defaults(command));
+    }
+    let matches = command.try_get_matches_from(std::env::args_os()).map_err(|error| {
+        let text = error.to_string();
+        let reason = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        anyhow::anyhow!("{}: {reason}", file.path.as_deref().unwrap_or(Path::new("")).display())
+    })?;
+    let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let mut options = ServeOptions::from_arg_matches(matches)?;
+    let secrets = Secrets::from_env();
+    options.complete(&file, &secrets).map_err(anyhow::Error::msg)?;
+    Ok(Configured { settings: settings(matches, &file), options, file })
 }
 
 /// An error and its causes in one line; a cause that the message before already tells is left out.

@@ -4,16 +4,37 @@ use std::io;
 
 use anyhow::Context;
 use steerling_server::Listeners;
-use steerling_server::config::ServeOptions;
+use steerling_server::config::{self, ServeOptions};
 use steerling_server::engine::Loaded;
 use steerling_server::telemetry;
 use tokio::net::TcpListener;
 
+use super::Configured;
+
 /// Serves until a signal.
-pub(crate) fn run(options: &ServeOptions) -> anyhow::Result<()> {
+pub(crate) fn run(configured: &Configured) -> anyhow::Result<()> {
+    let options = &configured.options;
     let _telemetry =
         telemetry::init(options.log_format).map_err(anyhow::Error::from_boxed).context("starting the log")?;
+    log(configured);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(options))
+}
+
+/// What was configured, without what is secret.
+fn log(Configured { options, settings, file }: &Configured) {
+    for warning in config::unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+        tracing::warn!("{warning}");
+    }
+    let changed = settings.iter().filter(|setting| setting.source != "default");
+    let changed: Vec<String> = changed.map(ToString::to_string).collect();
+    let guard = &options.service.guard;
+    let keys: Vec<&str> = guard.keys.iter().map(|key| key.name()).collect();
+    let policies: Vec<&str> = guard.policies.names().collect();
+    let file = file.path.as_deref().map(|path| path.display().to_string());
+    tracing::info!(file, settings = changed.join(", "), api_keys = ?keys, ?policies, "configured; all else is as by default");
+    if guard.keys.is_empty() && !options.host.is_loopback() {
+        tracing::warn!(host = %options.host, "everybody who reaches this address may do everything: set API keys (`steerling key`)");
+    }
 }
 
 async fn serve(options: &ServeOptions) -> anyhow::Result<()> {

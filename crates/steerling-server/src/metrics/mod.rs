@@ -13,6 +13,7 @@ use steerling::cache::PageUse;
 
 pub(crate) use request::{Measured, Outcome, StreamEnd};
 
+use crate::audit::Counts;
 use crate::engine::{Fault, WorkKind};
 use request::OUTCOMES;
 
@@ -33,6 +34,7 @@ pub struct Metrics {
     /// Requests that reach no endpoint.
     unmatched: Endpoint,
     in_flight: Gauge,
+    pub(crate) audit: Counts,
     pub(crate) engine: EngineMetrics,
     resident_memory: Gauge,
 }
@@ -146,6 +148,11 @@ impl Metrics {
             endpoints: endpoints.into_iter().map(|path| (path.clone(), register.endpoint(&path))).collect(),
             unmatched: register.endpoint("unmatched"),
             in_flight: register.gauge("steerling_requests_in_flight", "Requests whose answer has not ended."),
+            audit: Counts {
+                written: register.counter("steerling_audit_lines_total", "Lines written to the audit log."),
+                dropped: register
+                    .counter("steerling_audit_dropped_total", "Lines that the audit log should have and has not."),
+            },
             resident_memory: register
                 .gauge("process_resident_memory_bytes", "Resident memory, where the system tells."),
             engine: EngineMetrics::new(&register),
@@ -280,6 +287,7 @@ mod tests {
             "steerling_queue_seconds_count 0",
             "steerling_tokens_per_forward_count 0",
             "steerling_requests_in_flight 0",
+            "steerling_audit_dropped_total 0",
         ] {
             assert!(text.lines().any(|line| line == series), "{series} is missing in\n{text}");
         }

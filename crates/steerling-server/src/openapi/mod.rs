@@ -1,5 +1,6 @@
 //! The description of the service, generated from its routes.
 
+mod access;
 mod complete;
 mod events;
 mod examples;
@@ -50,7 +51,8 @@ pub(crate) struct NonEmpty(String);
 /// The OpenAPI 3.1 document as indented JSON with a newline at its end, as kept in `openapi/openapi.json`.
 pub fn document() -> &'static str {
     static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-        let (_, document) = crate::api::routes().split_for_parts();
+        let (_, mut document) = crate::api::routes().split_for_parts();
+        access::describe(&mut document);
         let mut document = serde_json::to_value(document).expect("the document holds nothing that JSON cannot express");
         complete::complete(&mut document);
         serde_json::to_string_pretty(&document).expect("a JSON value can be written") + "\n"

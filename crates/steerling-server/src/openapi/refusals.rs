@@ -51,7 +51,7 @@ pub(crate) struct Family {
 }
 
 /// Everything but `/v1`.
-const NATIVE: Family =
+pub(crate) const NATIVE: Family =
     Family { schema: ErrorBody::name, status: ApiError::status, body: |error| json!(error.body(REQUEST_ID)) };
 
 impl IntoResponses for Internal {

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod attribute;
-mod docs;
 mod decoding;
+mod docs;
 mod engine;
 mod examples;
 mod generate;
+mod guard;
 mod openai;
 mod operate;
 mod playground;
+mod policy;
 mod refusals;
 mod steer;
 mod support;

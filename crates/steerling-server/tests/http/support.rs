@@ -15,7 +15,7 @@ use steerling::{
     Canvas, Denoiser, DeviceChoice, Error, Limits, ModelInfo, ModelSource, Result, Runtime, RuntimeOptions, Tokenizer,
 };
 use steerling_server::ServeError;
-use steerling_server::config::{Active, ServiceOptions};
+use steerling_server::config::{Active, ConfigFile, GuardOptions, Secrets, ServiceOptions};
 use steerling_server::engine::Loaded;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -188,7 +188,14 @@ pub(crate) fn options() -> ServiceOptions {
         timeout: Duration::from_secs(60),
         drain: Duration::from_secs(10),
         max_body_bytes: 64 << 10,
+        guard: GuardOptions::default(),
     }
+}
+
+/// With the tables of a configuration file.
+pub(crate) fn configured(toml: &str, mut guard: GuardOptions) -> ServiceOptions {
+    guard.complete(&ConfigFile::parse(toml).unwrap(), &Secrets::default()).unwrap();
+    ServiceOptions { guard, ..options() }
 }
 
 /// A running server.

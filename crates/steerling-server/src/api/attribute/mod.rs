@@ -86,7 +86,7 @@ pub(crate) async fn attribute(
     };
     match wanted {
         Wanted::Generation(prepared, ask) => {
-            let opened = lanes::open(&state.engine, deadline, vec![(None, *prepared)]).await?;
+            let opened = lanes::open(&state, deadline, vec![(None, *prepared)]).await?;
             let Opened { lanes, steerings, places } = opened;
             let steering = steerings.into_iter().next().flatten();
             let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, places, deadline };

@@ -143,6 +143,8 @@ pub(crate) struct GenerateResult {
     /// Why the tokens were committed; null unless asked for.
     #[schema(required = true)]
     attribution: Option<Attribution>,
+    /// The server's policies that held for it.
+    policies: Vec<String>,
     /// What the client should know: parameters without effect, a model whose text is noise.
     pub(crate) warnings: Vec<String>,
 }
@@ -245,7 +247,7 @@ impl UsageBody {
 
 impl GenerateResult {
     pub(crate) fn new(head: &Head, finished: &Finished) -> Self {
-        let Head { start, model, return_trace, warnings, attribution, .. } = head;
+        let Head { start, model, return_trace, warnings, attribution, policies, .. } = head;
         let Finished { outcome, canvas, timings: Timings { queue_ms, prefill_ms, decode_ms, total_ms } } = finished;
         let (queue_ms, prefill_ms, decode_ms, total_ms) = (*queue_ms, *prefill_ms, *decode_ms, *total_ms);
         let commits = canvas.commits();
@@ -273,6 +275,7 @@ impl GenerateResult {
             finish_reason: outcome.finish_reason.into(),
             seed: Some(start.seed),
             attribution,
+            policies: policies.clone(),
             warnings: warnings.clone(),
         }
     }
@@ -306,6 +309,7 @@ impl GenerateResult {
             usage: UsageBody::new(&Usage::default(), 0),
             timings: TimingsBody { queue_ms: 0, prefill_ms: 0, decode_ms: 0, total_ms },
             attribution: None,
+            policies: Vec::new(),
             warnings,
         }
     }

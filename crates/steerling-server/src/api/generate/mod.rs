@@ -46,7 +46,7 @@ pub(crate) async fn generate(
     let model = state.model()?;
     let streamed = request.stream;
     let prepared = prepare(request, model).await?;
-    let Opened { lanes, .. } = lanes::open(&state.engine, deadline, vec![(None, prepared)]).await?;
+    let Opened { lanes, .. } = lanes::open(&state, deadline, vec![(None, prepared)]).await?;
     if streamed {
         return Ok(stream::answer(lanes, Tail::results(), request_id));
     }

@@ -73,6 +73,8 @@ pub(crate) struct GenerateRequest {
     pub(crate) steering: Option<SteeringRequest>,
     /// Attribute every token to concepts while it is committed; null for none.
     pub(crate) attribution: Option<AttributionRequest>,
+    /// A policy of the server that is to hold for this generation, beside the one that holds for all; null for none.
+    policy: Option<String>,
     /// Return all commits, in order.
     #[schema(default = false)]
     pub(crate) return_trace: bool,
@@ -155,6 +157,7 @@ impl Default for GenerateRequest {
             eot: EotRequest::Fill,
             steering: None,
             attribution: None,
+            policy: None,
             return_trace: false,
             priority: PriorityRequest::Normal,
             timeout_ms: None,
@@ -183,6 +186,10 @@ pub(crate) struct Head {
     pub(crate) return_trace: bool,
     pub(crate) stream_every: usize,
     pub(crate) warnings: Vec<String>,
+    /// The policy that the request names.
+    pub(crate) policy: Option<String>,
+    /// The policies that hold.
+    pub(crate) policies: Vec<String>,
     /// How attributions are reported, if they are wanted.
     pub(crate) attribution: Option<AttributionRequest>,
 }
@@ -259,6 +266,8 @@ impl GenerateRequest {
             return_trace: self.return_trace,
             stream_every: self.stream_every,
             attribution: self.attribution,
+            policy: self.policy,
+            policies: Vec::new(),
         };
         let priority = match self.priority {
             PriorityRequest::Normal => Priority::Normal,

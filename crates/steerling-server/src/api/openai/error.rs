@@ -62,7 +62,7 @@ pub(crate) struct Refusals;
 pub(crate) struct NotThere;
 
 /// As OpenAI's clients expect it.
-const OPENAI: Family = Family {
+pub(crate) const OPENAI: Family = Family {
     schema: OpenAiErrorBody::name,
     status: |error| OpenAiErrorBody::status(error.status()),
     body: |error| json!(OpenAiErrorBody::from(error)),

@@ -158,7 +158,7 @@ pub(crate) async fn steer(
         tokio::task::spawn_blocking(move || request.plan(&model)).await.map_err(|_| ApiError::internal())??
     };
     let Plan { recipe, kinds, lanes } = plan;
-    let Opened { lanes, steerings, places } = lanes::open(&state.engine, deadline, lanes).await?;
+    let Opened { lanes, steerings, places } = lanes::open(&state, deadline, lanes).await?;
     let steered = steerings.into_iter().next().flatten().ok_or_else(ApiError::internal)?;
     let job = Summarising { model, recipe, kinds, steered, places, deadline };
     if streamed {
@@ -191,10 +191,11 @@ impl Summarising {
 
     /// The tokens that each direction promotes most, one direction a slice.
     async fn top_tokens(&self) -> Result<Vec<Vec<(u32, f32)>>, ApiError> {
-        let steering = self.steered.clone();
+        // Those of the request come first; a policy's follow.
+        let (steering, own) = (self.steered.clone(), self.recipe.directions().len());
         let mut found = Vec::new();
         let work = self.places.run(WorkKind::Steer, self.deadline, move |runtime| {
-            let Some(injection) = steering.injections.get(found.len()) else {
+            let Some(injection) = steering.injections[..own].get(found.len()) else {
                 return Ok(Some(std::mem::take(&mut found)));
             };
             found.push(runtime.model().top_tokens(&injection.direction, COUNTED_TOKENS, false)?);

@@ -1,7 +1,7 @@
 //! `steerling inspect`: what a checkpoint directory holds, and everything that keeps it from being used.
 
 mod facts;
-mod problems;
+pub(super) mod problems;
 
 use std::path::PathBuf;
 

@@ -19,17 +19,17 @@ const FUNDAMENTAL: &[&str] = &[
 
 /// What could be opened, and what is wrong.
 #[derive(Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// `flat` or `nested`.
-    pub(super) layout: Option<&'static str>,
-    pub(super) checkpoint: Option<Checkpoint>,
-    pub(super) tokenizer: Option<Tokenizer>,
-    pub(super) problems: Vec<String>,
-    pub(super) notes: Vec<String>,
+    pub(crate) layout: Option<&'static str>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) problems: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Opens whatever can be opened.
-pub(super) fn inspect(dir: &ModelDir) -> Found {
+pub(crate) fn inspect(dir: &ModelDir) -> Found {
     let mut found = Found::default();
     match Checkpoint::inspect(dir) {
         Ok(checkpoint) => {

@@ -1,22 +1,45 @@
-//! What `steerling serve` can be told: flags, or `STEERLING_*` in the environment.
+//! What `steerling serve` can be told, in three spellings of one name: `--max-batch`, `STEERLING_MAX_BATCH`, and
+//! `max_batch` in a file. A flag wins over the environment, the environment over the file, the file over the default.
+
+mod environment;
+mod file;
+mod settings;
+mod template;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use axum::http::HeaderValue;
+use clap::{ArgAction, Args, ValueEnum};
 use steerling::{DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 
+use crate::auth::Keys;
 use crate::demo::{DEMO, NOTICE};
 use crate::engine::EngineOptions;
+use crate::policy::Policies;
+
+pub use environment::{DEFAULT_FILE, Secrets, unknown_variables};
+pub use file::ConfigFile;
+pub use settings::{Setting, settings, show};
+pub use template::template;
+
+/// Time for the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest head of a request.
+const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone, Args)]
 pub struct ServeOptions {
+    /// Configuration file, instead of `config/steerling.toml` where that exists in the working directory
+    #[arg(long, env = "STEERLING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Which model, and how it is computed.
     #[command(flatten)]
     pub model: ModelOptions,
-    /// Address to listen on
+    /// Address to listen on; others than loopback are reached from outside and want API keys
     #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one
@@ -26,7 +49,7 @@ pub struct ServeOptions {
     #[arg(long, env = "STEERLING_ADMIN_PORT")]
     pub admin_port: Option<u16>,
     /// Address of the admin port; that of the main one if absent
-    #[arg(long, env = "STEERLING_ADMIN_HOST", requires = "admin_port")]
+    #[arg(long, env = "STEERLING_ADMIN_HOST")]
     pub admin_host: Option<IpAddr>,
     /// What the service takes and for how long.
     #[command(flatten)]
@@ -88,6 +111,78 @@ pub struct ServiceOptions {
     /// Largest request body, in bytes
     #[arg(long, env = "STEERLING_MAX_BODY_BYTES", default_value_t = 1 << 20)]
     pub max_body_bytes: usize,
+    /// Who may ask, and what is kept of it.
+    #[command(flatten)]
+    pub guard: GuardOptions,
+}
+
+/// Who may ask, for what, over which kind of connection, and what is kept of it.
+#[derive(Debug, Clone, Args)]
+pub struct GuardOptions {
+    /// Certificates of the server in PEM, its own first; with it, connections are TLS
+    #[arg(long, env = "STEERLING_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, env = "STEERLING_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Web pages that may ask from a browser, by origin (https://example.org), or `*` for all
+    #[arg(long, env = "STEERLING_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS", value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+    /// Time for the head of a request, and for the next one on an open connection, in seconds
+    #[arg(long = "header-timeout-seconds", env = "STEERLING_HEADER_TIMEOUT_SECONDS", default_value = "60", value_parser = seconds)]
+    pub header_timeout: Duration,
+    /// Largest head of a request, in bytes; 8192 at least
+    #[arg(long, env = "STEERLING_MAX_HEADER_BYTES", default_value_t = MAX_HEADER_BYTES, value_parser = header_bytes)]
+    pub max_header_bytes: usize,
+    /// Policy that holds for every generation, beside the one that a request names; a `[policies.NAME]` of the file
+    #[arg(long, env = "STEERLING_POLICY", value_name = "NAME")]
+    pub policy: Option<String>,
+    /// File to which a line of JSON is added for every generation: who, when, under which policy, which concepts
+    #[arg(long, env = "STEERLING_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// Write prompts into the audit log, too
+    #[arg(long, env = "STEERLING_AUDIT_PROMPTS", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
+        action = ArgAction::Set, value_name = "BOOL")]
+    pub audit_prompts: bool,
+    /// The API keys of the file and the environment; without any, everybody may do everything.
+    #[arg(skip)]
+    pub keys: Arc<Keys>,
+    /// The policies of the file.
+    #[arg(skip)]
+    pub policies: Arc<Policies>,
+}
+
+impl Default for GuardOptions {
+    /// What a server has that is told nothing.
+    fn default() -> Self {
+        Self {
+            tls_cert: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
+            header_timeout: HEADER_TIMEOUT,
+            max_header_bytes: MAX_HEADER_BYTES,
+            policy: None,
+            audit_log: None,
+            audit_prompts: false,
+            keys: Arc::default(),
+            policies: Arc::default(),
+        }
+    }
+}
+
+impl GuardOptions {
+    /// The certificate file with its key file, if connections are to be TLS.
+    ///
+    /// # Errors
+    /// If there is one without the other.
+    pub fn tls(&self) -> Result<Option<(&Path, &Path)>, String> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err("tls_cert needs tls_key, the private key of the certificate".to_owned()),
+            (None, Some(_)) => Err("tls_key needs tls_cert, the certificate of the key".to_owned()),
+        }
+    }
 }
 
 /// Form of the log lines.
@@ -164,6 +259,26 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("0 is below the minimum of 1".to_owned()),
         Ok(n) => Ok(n),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn header_bytes(text: &str) -> Result<usize, String> {
+    /// What the HTTP library needs to read at all.
+    const LEAST: usize = 8192;
+    match text.parse() {
+        Ok(n) if n < LEAST => Err(format!("{n} is below the minimum of {LEAST}")),
+        Ok(n) => Ok(n),
+        Err(error) => Err(format!("`{text}`: {error}")),
+    }
+}
+
+/// `*`, or scheme and host as a browser sends them.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let uri = text.parse::<axum::http::Uri>().ok();
+    let sane = uri.is_some_and(|uri| uri.scheme().is_some() && uri.authority().is_some() && !text.ends_with('/'));
+    match text == "*" || sane {
+        true => HeaderValue::from_str(text).map_err(|error| error.to_string()),
+        false => Err(format!("`{text}` is neither `*` nor an origin such as https://example.org")),
     }
 }
 

@@ -1,0 +1,189 @@
+//! `steerling doctor`: what keeps `serve` from working here, before it is started.
+
+mod memory;
+
+use std::fs::OpenOptions;
+use std::net::{IpAddr, TcpListener};
+use std::path::Path;
+
+use anyhow::bail;
+use indicatif::BinaryBytes;
+use steerling::ModelDir;
+use steerling::backbone::KvPool;
+use steerling_server::config::{GuardOptions, ServeOptions, unknown_variables};
+
+use super::inspect::problems;
+use super::output::emit;
+use super::{Configured, one_line};
+
+/// Beside weights and pages: activations, the tokenizer, connections.
+const WORKING_MEMORY: u64 = 512 << 20;
+/// Files that a server with many clients has open.
+const OPEN_FILES: u64 = 4096;
+
+/// What was found of one thing.
+enum Finding {
+    Good(String),
+    /// It works; whether that is meant is for the operator to say.
+    Doubt(String),
+    /// What is wrong, and what to do about it.
+    Bad(String),
+}
+
+use Finding::{Bad, Doubt, Good};
+
+/// Checks everything, prints a line each, and fails if anything would keep the server from working.
+pub(crate) fn run(configured: anyhow::Result<Configured>) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    match configured {
+        Err(error) => found.push(("configuration", Bad(one_line(&error)))),
+        Ok(Configured { options, file, .. }) => {
+            let path = file.path.as_ref().map_or("no file".to_owned(), |path| path.display().to_string());
+            found.push(("configuration", Good(path)));
+            let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            found.extend(unknown_variables(names).into_iter().map(|warning| ("environment", Doubt(warning))));
+            found.extend(model(&options));
+            found.push(("port", port("port", options.host, options.port)));
+            if let Some(admin) = options.admin_port {
+                found.push(("admin port", port("admin_port", options.admin_host.unwrap_or(options.host), admin)));
+            }
+            found.push(("access", access(&options)));
+            found.push(("open files", open_files()));
+            found.extend(files(&options.service.guard));
+        }
+    }
+    let mut text = String::new();
+    let mut bad = 0;
+    for (what, finding) in &found {
+        let (sign, finding) = match finding {
+            Good(text) => ("ok  ", text),
+            Doubt(text) => ("warn", text),
+            Bad(text) => {
+                bad += 1;
+                ("FAIL", text)
+            }
+        };
+        text.push_str(&format!("{sign}  {what:<14} {finding}\n"));
+    }
+    emit(&text)?;
+    match bad {
+        0 => Ok(()),
+        1 => bail!("1 check failed"),
+        n => bail!("{n} checks failed"),
+    }
+}
+
+/// The model's files, the device, and whether there is memory for both.
+fn model(options: &ServeOptions) -> Vec<(&'static str, Finding)> {
+    let dir = options.model.dir();
+    if let ModelDir::Disk(path) = &dir
+        && !path.is_dir()
+    {
+        let advice = "`steerling download REPO` fetches one, --model names its directory";
+        return vec![("model", Bad(format!("{}: no such directory; {advice}", path.display())))];
+    }
+    let inspected = problems::inspect(&dir);
+    let problems: Vec<_> = inspected
+        .problems
+        .iter()
+        .map(|problem| ("model", Bad(format!("{problem}; `steerling inspect` says more"))))
+        .collect();
+    let Some(checkpoint) = inspected.checkpoint.filter(|_| problems.is_empty()) else { return problems };
+    let config = checkpoint.config();
+    let mut found = vec![("model", Good(format!("{dir}, {} parameters", config.param_count())))];
+    if let Some(notice) = options.model.notice() {
+        found.push(("model", Doubt(notice)));
+    }
+    let runtime = options.model.runtime();
+    let compute = match runtime.compute() {
+        Ok(compute) => compute,
+        Err(error) => {
+            let advice = "--device cpu works everywhere; a GPU needs a build with the feature `cuda`";
+            found.push(("device", Bad(format!("{error}; {advice}"))));
+            return found;
+        }
+    };
+    let cpu = compute.device.is_cpu();
+    let kind = if cpu { "cpu" } else { "gpu" };
+    found.push(("device", Good(format!("{kind}, computing in {}", compute.dtype.as_str()))));
+    let weights = config.param_count() * compute.dtype.size_in_bytes() as u64;
+    let page = KvPool::page_bytes(config, &compute);
+    let context = page * config.context.div_ceil(config.diff_block_size) as u64;
+    if runtime.kv_bytes < context {
+        let (has, needs) = (BinaryBytes(runtime.kv_bytes), context.div_ceil(1 << 20));
+        let message =
+            format!("{has} do not hold one whole context: prompts are refused; set kv_cache_mib to {needs} or more");
+        found.push(("keys, values", Doubt(message)));
+    }
+    let needed = weights + runtime.kv_bytes + WORKING_MEMORY;
+    found.push(("memory", if cpu { memory::check(needed) } else { Good("on the device: not looked at".to_owned()) }));
+    found
+}
+
+fn port(key: &str, host: IpAddr, port: u16) -> Finding {
+    match TcpListener::bind((host, port)) {
+        Ok(_) => Good(format!("{host}:{port} is free")),
+        Err(error) => Bad(format!("{host}:{port}: {error}; end what listens there, or set {key} to another one")),
+    }
+}
+
+fn access(options: &ServeOptions) -> Finding {
+    let keys = options.service.guard.keys.iter().count();
+    match (keys, options.host.is_loopback()) {
+        (0, true) => Good("no API keys; only this machine reaches it".to_owned()),
+        (0, false) => Doubt(format!(
+            "no API keys: everybody who reaches {} may do everything; `steerling key` makes one",
+            options.host
+        )),
+        (n, true) => Good(format!("{n} API keys")),
+        (n, false) if options.service.guard.tls_cert.is_none() => {
+            Doubt(format!("{n} API keys, but they travel in clear: set tls_cert, or let a proxy end TLS"))
+        }
+        (n, false) => Good(format!("{n} API keys, TLS")),
+    }
+}
+
+fn open_files() -> Finding {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    match line.and_then(|line| line.split_whitespace().next()).map(str::parse::<u64>) {
+        Some(Ok(limit)) if limit < OPEN_FILES => Doubt(format!(
+            "{limit}: enough for about {} clients; raise it with `ulimit -n {OPEN_FILES}`",
+            limit.saturating_sub(64)
+        )),
+        Some(Ok(limit)) => Good(limit.to_string()),
+        // `unlimited`, or a system that does not tell.
+        Some(Err(_)) | None => Good("no limit known".to_owned()),
+    }
+}
+
+fn files(guard: &GuardOptions) -> Vec<(&'static str, Finding)> {
+    let mut found = Vec::new();
+    let mut check = |what, path: &Path, opened: std::io::Result<_>, advice: &str| {
+        found.push((
+            what,
+            match opened {
+                Ok(_) => Good(path.display().to_string()),
+                Err(error) => Bad(format!("{}: {error}; {advice}", path.display())),
+            },
+        ));
+    };
+    if let Some(path) = &guard.audit_log {
+        let new = !path.exists();
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        if new && opened.is_ok() {
+            // The server's user makes it, whoever this is.
+            _ = std::fs::remove_file(path);
+        }
+        check(
+            "audit log",
+            path,
+            opened,
+            "the directory must exist, and the user of the server must be able to write there",
+        );
+    }
+    for path in [&guard.tls_cert, &guard.tls_key].into_iter().flatten() {
+        check("tls", path, std::fs::File::open(path), "the user of the server must be able to read it");
+    }
+    found
+}

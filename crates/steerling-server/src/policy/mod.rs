@@ -1,0 +1,110 @@
+//! Policies: what the operator has always steered, and which prompts are refused. They govern text that is generated;
+//! what only reads text (`/embed`, `/score`, a replayed trace) is not touched.
+
+mod config;
+mod enforce;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use steerling::catalog::Catalog;
+use steerling::{Config, Error};
+
+use crate::api::steering::Recipe;
+use crate::error::ApiError;
+
+use config::Over;
+pub(crate) use config::PolicyEntry;
+pub(crate) use enforce::enforce;
+
+/// Largest weight of a concept.
+const MAX_WEIGHT: f32 = 1.0;
+
+/// The policies of the configuration.
+#[derive(Debug, Default)]
+pub struct Policies {
+    entries: BTreeMap<String, PolicyEntry>,
+    /// Holds for every generation.
+    default: Option<String>,
+    /// Set when the model has been loaded for the first time.
+    resolved: OnceLock<BTreeMap<String, Policy>>,
+}
+
+/// A policy with its concepts found.
+#[derive(Debug)]
+struct Policy {
+    recipe: Option<Recipe>,
+    rules: Vec<Rule>,
+}
+
+/// A prompt that has `concept` with at least `threshold` is refused.
+#[derive(Debug, Clone)]
+struct Rule {
+    policy: String,
+    concept: u32,
+    name: String,
+    threshold: f32,
+    over: Over,
+}
+
+impl Policies {
+    /// # Errors
+    /// If the default policy is none of them, or one does nothing.
+    pub(crate) fn new(entries: BTreeMap<String, PolicyEntry>, default: Option<String>) -> Result<Self, String> {
+        if let Some(name) = default.as_ref().filter(|name| !entries.contains_key(*name)) {
+            return Err(format!("policy: there is no [policies.{name}] in the configuration file"));
+        }
+        if let Some((name, _)) = entries.iter().find(|(_, entry)| entry.steering.is_none() && entry.refuse.is_empty()) {
+            return Err(format!("policies.{name}: it has neither `steering` nor `refuse` and would do nothing"));
+        }
+        Ok(Self { entries, default, resolved: OnceLock::new() })
+    }
+
+    /// The names of all of them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Finds their concepts in a model that has just been loaded.
+    ///
+    /// # Errors
+    /// For a policy that this model cannot keep: better no service than one without it.
+    pub(crate) fn resolve(&self, config: &Config, catalog: &Arc<Catalog>) -> steerling::Result<()> {
+        let mut resolved = BTreeMap::new();
+        for (name, entry) in &self.entries {
+            let refuse = |error: ApiError| Error::invalid(format!("policies.{name}"), error.to_string());
+            let recipe = entry.steering.as_ref().map(|steering| steering.recipe_for(config, catalog)).transpose();
+            let rules = entry.refuse.iter().enumerate().map(|(i, rule)| {
+                let field = format!("refuse[{i}]");
+                if !(rule.threshold > 0.0 && rule.threshold <= MAX_WEIGHT) {
+                    let message = format!("{} is outside 0 (excluded) to {MAX_WEIGHT}", rule.threshold);
+                    return Err(ApiError::invalid(format!("{field}.threshold"), message));
+                }
+                let concept = catalog.resolve(&format!("{field}.concept"), &rule.concept)?;
+                let (policy, threshold, over) = (name.clone(), rule.threshold, rule.over);
+                Ok(Rule { policy, concept: concept.id, name: concept.name.to_owned(), threshold, over })
+            });
+            let rules = rules.collect::<Result<Vec<_>, ApiError>>().map_err(refuse)?;
+            resolved.insert(name.clone(), Policy { recipe: recipe.map_err(refuse)?, rules });
+        }
+        // A model that is loaded again is the same one.
+        _ = self.resolved.set(resolved);
+        Ok(())
+    }
+
+    /// Those that hold for a request that names `named`, the default one first.
+    fn in_force(&self, named: Option<&str>) -> Result<Vec<(&str, &Policy)>, ApiError> {
+        let mut names: Vec<&str> = self.default.as_deref().into_iter().collect();
+        names.extend(named.filter(|name| self.default.as_deref() != Some(*name)));
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Nothing is generated before the model is there, and with it the policies.
+        let resolved = self.resolved.get().ok_or_else(ApiError::internal)?;
+        let find = |name: &str| {
+            let found = resolved.get_key_value(name).map(|(name, policy)| (name.as_str(), policy));
+            found.ok_or_else(|| ApiError::invalid("policy", format!("there is no policy `{name}`")))
+        };
+        names.into_iter().map(find).collect()
+    }
+}
