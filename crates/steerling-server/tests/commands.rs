@@ -73,7 +73,7 @@ fn a_synthesised_checkpoint_is_accepted_and_generates_by_its_seed() {
     assert!(written.contains("13,943,296 parameters in 40 tensors, 26.59 MiB in bf16"), "{written}");
     let found = stdout(&["inspect", out]);
     assert!(found.contains("model-00002-of-00002.safetensors"), "{found}");
-    assert!(found.ends_with("no problems: this directory can be used\n"), "{found}");
+    assert!(found.ends_with("no problems: this checkpoint can be used\n"), "{found}");
     let generate =
         |seed: &str| stdout(&["generate", "--model", out, "--max-new-tokens", "16", "--seed", seed, "Hello"]);
     let first = generate("1");
@@ -295,7 +295,7 @@ fn inspect_lists_every_problem_and_fails() {
     let empty = tempfile::tempdir().unwrap();
     listed(empty.path(), &["config.json"]);
     let (_, error) = failure(&["inspect", "/nowhere"]);
-    assert_eq!(error, "error: /nowhere: no such directory\n");
+    assert_eq!(error, "error: /nowhere: no such directory or file\n");
 }
 
 #[test]
