@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{golden, variants};
 use steerling::catalog::Catalog;
-use steerling::checkpoint::{Checkpoint, Kind, Weights};
+use steerling::checkpoint::{Checkpoint, Kind, Recipe, Weights};
 use steerling::fidelity::{Fidelity, Readings};
 use steerling::{Config, DeviceChoice, DtypeChoice, ModelSource, Runtime, RuntimeOptions, Tokenizer};
 
@@ -17,7 +17,7 @@ const KINDS: [Kind; 2] = [Kind::Q8_0, Kind::Q4K];
 fn quantized(source: &Path, kind: Kind) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("model.gguf");
-    Weights::open(source).unwrap().quantize_to(&file, "model", kind, &mut |_, _| ()).unwrap();
+    Weights::open(source).unwrap().quantize_to(&file, "model", Recipe::of(kind), &mut |_, _| ()).unwrap();
     (dir, file)
 }
 
@@ -107,10 +107,11 @@ fn every_recorded_configuration_can_be_quantized() {
 fn nothing_is_overwritten_and_nothing_is_quantized_twice() {
     let (dir, file) = quantized(&golden("nano"), Kind::Q8_0);
     let weights = Weights::open(golden("nano")).unwrap();
-    let error = weights.quantize_to(&file, "x", Kind::Q8_0, &mut |_, _| ()).unwrap_err().to_string();
+    let error = weights.quantize_to(&file, "x", Recipe::of(Kind::Q8_0), &mut |_, _| ()).unwrap_err().to_string();
     assert!(error.ends_with("already exists; choose another name"), "{error}");
     let twice = dir.path().join("twice.gguf");
-    let error = Weights::open(&file).unwrap().quantize_to(&twice, "x", Kind::Q4K, &mut |_, _| ()).unwrap_err();
+    let error =
+        Weights::open(&file).unwrap().quantize_to(&twice, "x", Recipe::of(Kind::Q4K), &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("quantized already"), "{error}");
     assert!(!twice.exists());
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
-use steerling::checkpoint::{Checkpoint, Kind, Weights};
+use steerling::checkpoint::{Checkpoint, Kind, Recipe, Weights};
 use steerling_server::config::model_dir;
 
 use super::{output, progress};
@@ -49,7 +49,7 @@ pub(super) fn write(weights: &Weights, name: &str, kind: Kind, out: &Path) -> Re
     let start = Instant::now();
     {
         let mut progress = progress::bar("writing");
-        weights.quantize_to(out, name, kind, &mut progress)?;
+        weights.quantize_to(out, name, Recipe::of(kind), &mut progress)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     let written = Checkpoint::open(out)?;

@@ -27,7 +27,7 @@ use file::{Entry, WeightFile};
 
 pub use crate::kernels::matmul::Kind;
 pub use expected::{Expected, expected};
-pub use quantize::stored_as;
+pub use quantize::Recipe;
 pub use reader::{Form, Reader};
 pub use stored::StoredType;
 pub use synthesize::Synthetic;

@@ -22,35 +22,50 @@ const ALIGN: u64 = 32;
 /// Weights that are encoded before they are written.
 const AT_ONCE: usize = 1 << 22;
 
-/// How a tensor is stored in a file whose linear layers are of `kind`.
+/// How the matrices of a model are stored. Vectors (norms, biases) stay in float32: a ten-thousandth of the file.
 ///
-/// - Vectors (norms, biases) stay in float32: a ten-thousandth of the file.
-/// - Concept heads stay in 16 bits, in the type they have; float32 becomes float16. Which concepts are active is decided
-///   by small differences of scores.
-/// - The embedding, and so a tied output head, has 8 bits at least: every logit and every contribution of a concept
-///   goes through it.
-/// - Linear layers are of `kind`. Rows that are no whole blocks of it have 8 bits, or else 16.
-pub fn stored_as(name: &str, shape: &[usize], original: StoredType, kind: Kind) -> StoredType {
-    let half = if original == StoredType::BF16 { StoredType::BF16 } else { StoredType::F16 };
-    let &[_, width] = shape else { return StoredType::F32 };
-    if name.starts_with("known_head.") || name.starts_with("unknown_head.") {
-        return half;
+/// A matrix whose rows are no whole blocks of its type has 8 bits, or else 16: the type that it has, float16 instead of
+/// float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recipe {
+    /// Linear layers.
+    pub linear: Kind,
+    /// The embedding, and the output head with it or apart.
+    pub vocabulary: Kind,
+    /// Concept heads; `None` for 16 bits.
+    pub heads: Option<Kind>,
+}
+
+impl Recipe {
+    /// What was found to be worth its bytes (`docs/quantization.md`) when linear layers are of `kind`: a vocabulary of 8
+    /// bits, through which every logit and every contribution goes, and concept heads of 16.
+    pub fn of(kind: Kind) -> Self {
+        Self { linear: kind, vocabulary: Kind::Q8_0, heads: None }
     }
-    let vocabulary = name.ends_with("tok_emb.weight") || name.ends_with("lm_head.weight");
-    let kinds = if vocabulary { [Kind::Q8_0; 2] } else { [kind, Kind::Q8_0] };
-    let fitting = kinds.into_iter().find(|kind| width.is_multiple_of(kind.block()));
-    fitting.map_or(half, StoredType::Quantized)
+
+    /// How a tensor is stored.
+    fn stored(&self, name: &str, shape: &[usize], original: StoredType) -> StoredType {
+        let &[_, width] = shape else { return StoredType::F32 };
+        let wanted = match name {
+            _ if name.starts_with("known_head.") || name.starts_with("unknown_head.") => self.heads,
+            _ if name.ends_with("tok_emb.weight") || name.ends_with("lm_head.weight") => Some(self.vocabulary),
+            _ => Some(self.linear),
+        };
+        let kinds = wanted.into_iter().flat_map(|kind| [kind, Kind::Q8_0]);
+        let half = if original == StoredType::BF16 { StoredType::BF16 } else { StoredType::F16 };
+        kinds.into_iter().find(|kind| width.is_multiple_of(kind.block())).map_or(half, StoredType::Quantized)
+    }
 }
 
 impl Weights {
-    /// Writes these weights with linear layers of `kind` to one GGUF file, with the configuration, the tokenizer and the
+    /// Writes these weights to one GGUF file, with the configuration, the tokenizer and the
     /// labels of the directory they come from. Some rows at a time are in memory. The file has its name only once it is
     /// complete.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the file is there already, or if these weights are quantized; those of
     /// [`Weights::fill_row`]; [`Error::Io`].
-    pub fn quantize_to(&self, path: &Path, name: &str, kind: Kind, progress: Progress<'_>) -> Result<()> {
+    pub fn quantize_to(&self, path: &Path, name: &str, recipe: Recipe, progress: Progress<'_>) -> Result<()> {
         let refuse = |message: &str| Error::Checkpoint { path: path.to_owned(), message: message.to_owned() };
         if path.exists() {
             return Err(refuse("already exists; choose another name"));
@@ -61,13 +76,13 @@ impl Weights {
             if original.float().is_none() {
                 return Err(refuse("the weights are quantized already; quantize those they were made from"));
             }
-            let stored = stored_as(&tensor.name, &tensor.shape, original, kind);
+            let stored = recipe.stored(&tensor.name, &tensor.shape, original);
             tensors.push(Planned { tensor, stored });
         }
         let partial = path.with_extension("gguf.partial");
         let io = |source| Error::Io { path: partial.clone(), source };
         let mut out = BufWriter::new(File::create(&partial).map_err(io)?);
-        let header = header(&self.small_files()?, name, kind, &tensors);
+        let header = header(&self.small_files()?, name, recipe.linear, &tensors);
         out.write_all(&header).map_err(io)?;
         let total = tensors.iter().map(Planned::bytes).sum();
         let mut done = 0;

@@ -4,6 +4,23 @@
 //! float32. Both factors are bfloat16, so the input of the product is rounded (a relative error of 2^-8 at most, to
 //! nearest); sums, results and everything between products stay in float32.
 
+use super::panels::Panels;
+use super::tile::MR;
+
+/// One task of a product: some neighbouring panels, all rows.
+pub(super) struct Product<'a> {
+    /// Of bfloat16.
+    pub(super) panels: &'a Panels,
+    /// Length of the sums.
+    pub(super) k: usize,
+    /// The rows as tiles of pairs, `[tiles][k / 2][8]`.
+    pub(super) tiles: &'a [[u32; MR]],
+    /// First output panel.
+    pub(super) panel: usize,
+    /// The outputs' columns from that panel on, one slice a row.
+    pub(super) rows: Vec<&'a mut [f32]>,
+}
+
 /// `x` rounded to bfloat16, to nearest, ties to even.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
@@ -18,15 +35,28 @@ pub(super) fn pair(even: f32, odd: f32) -> u32 {
     rounded(even) | rounded(odd) << 16
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use dot::{Product, available, multiply};
+pub(super) use dot::{available, multiply};
+
+/// Other processors multiply in float32.
+#[cfg(not(target_arch = "x86_64"))]
+mod dot {
+    pub(in crate::kernels) fn available(_: pulp::Arch) -> bool {
+        false
+    }
+
+    pub(in crate::kernels) fn multiply(_: super::Product) {
+        unreachable!("no product by an instruction that is not available");
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod dot {
     use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
 
-    use crate::kernels::panels::Panels;
+    use pulp::Arch;
+
+    use super::Product;
     use crate::kernels::tile::{MR, NR};
 
     /// Pairs of one pass over a panel: 32 KiB, which stay in the first-level cache.
@@ -36,23 +66,13 @@ mod dot {
     /// Vectors of a line.
     const VECTORS: usize = NR / LANES;
 
-    /// Whether [`multiply`] may be called.
-    pub(in crate::kernels) fn available() -> bool {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    /// Whether [`multiply`] may be called where `arch` is used: the instruction belongs to AVX-512.
+    pub(in crate::kernels) fn available(arch: Arch) -> bool {
+        matches!(arch, Arch::V4(_)) && detected()
     }
 
-    /// One task of a product: some neighbouring panels, all rows.
-    pub(in crate::kernels) struct Product<'a> {
-        /// Of bfloat16.
-        pub(in crate::kernels) panels: &'a Panels,
-        /// Length of the sums.
-        pub(in crate::kernels) k: usize,
-        /// The rows as tiles of pairs, `[tiles][k / 2][8]`.
-        pub(in crate::kernels) tiles: &'a [[u32; MR]],
-        /// First output panel.
-        pub(in crate::kernels) panel: usize,
-        /// The outputs' columns from that panel on, one slice a row.
-        pub(in crate::kernels) rows: Vec<&'a mut [f32]>,
+    fn detected() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
     }
 
     /// Computes a task.
@@ -60,7 +80,7 @@ mod dot {
     /// # Panics
     /// If the processor has no `vdpbf16ps`, or the panels do not hold bfloat16.
     pub(in crate::kernels) fn multiply(product: Product) {
-        assert!(available(), "a processor with avx512bf16");
+        assert!(detected(), "a processor with avx512bf16");
         // SAFETY: the one precondition of a function with target features is that the processor has them, which the
         // line above has made sure of. The function itself takes and writes slices only.
         #[expect(unsafe_code, reason = "the way to call code for a processor that was found at run time")]
