@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Progress, StoredType, Weights};
 use crate::backbone::{Compute, Matrix};
-use crate::kernels::matmul::{Kind, PackedMatrix};
+use crate::kernels::matmul::{Kind, PackedMatrix, dot_is_faster};
 use crate::{Error, Result};
 
 /// Weights together with someone who wants to know how many bytes of them were read.
@@ -27,7 +27,7 @@ pub enum Form {
     F32,
     /// In bfloat16, for products that keep their input in float32.
     Bf16,
-    /// In bfloat16, for products that may round their input.
+    /// In bfloat16, for products that may round their input, and do so where that is faster.
     Bf16Rounding,
     /// As in a GGUF file; inputs stay in float32.
     Quantized(Kind),
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
             (Form::Quantized(kind), Some(view)) => PackedMatrix::pack_quantized(kind, (out, inn), view.bytes),
             (Form::F32 | Form::Quantized(_), _) => PackedMatrix::pack_with(out, inn, fill),
             (form @ (Form::Bf16 | Form::Bf16Rounding), _) => {
-                PackedMatrix::pack_bf16_with(out, inn, form == Form::Bf16Rounding, fill)
+                PackedMatrix::pack_bf16_with(out, inn, form == Form::Bf16Rounding && dot_is_faster(), fill)
             }
         };
         if let Some(error) = failed.into_inner() {

@@ -29,6 +29,15 @@ fn rounded(x: f32) -> u32 {
     if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
 }
 
+/// Whether products by `vdpbf16ps` are faster than those in float32 on this processor, beyond being possible.
+///
+/// The instruction does twice the work of a multiply-add. AMD's processors (Zen 4 and later) take as many of them a
+/// second; Intel's take a quarter as many, so that they do half the work: 121 GFLOP/s a core against 242 measured. Told
+/// by the vendor and not by a measurement, so that the same machine always gives the same numbers.
+pub fn dot_is_faster() -> bool {
+    dot::faster()
+}
+
 /// Two numbers rounded, the first in the lower half.
 #[inline(always)]
 pub(super) fn pair(even: f32, odd: f32) -> u32 {
@@ -44,6 +53,10 @@ mod dot {
         false
     }
 
+    pub(super) fn faster() -> bool {
+        false
+    }
+
     pub(in crate::kernels) fn multiply(_: super::Product) {
         unreachable!("no product by an instruction that is not available");
     }
@@ -51,7 +64,7 @@ mod dot {
 
 #[cfg(target_arch = "x86_64")]
 mod dot {
-    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+    use std::arch::x86_64::{__cpuid, __m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
 
     use pulp::Arch;
@@ -69,6 +82,12 @@ mod dot {
     /// Whether [`multiply`] may be called where `arch` is used: the instruction belongs to AVX-512.
     pub(in crate::kernels) fn available(arch: Arch) -> bool {
         matches!(arch, Arch::V4(_)) && detected()
+    }
+
+    pub(super) fn faster() -> bool {
+        let vendor = __cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
+        available(Arch::new()) && name == b"AuthenticAMD"
     }
 
     fn detected() -> bool {

@@ -5,6 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::bf16;
+pub use super::bf16::dot_is_faster;
 use super::panels::{Line, Panels};
 pub use super::quant::{Kind, row_bytes, row_f32};
 use super::scratch::{Scratch, scratch};
@@ -45,8 +46,8 @@ impl PackedMatrix {
 
     /// The same in half the memory, rounded to bfloat16; nothing is lost of rows that already are.
     ///
-    /// With `rounds_input`, products by `vdpbf16ps` may be taken where the processor has it; they round their input to
-    /// bfloat16, too. Otherwise, and elsewhere, products have the bits that the same weights in float32 give.
+    /// With `rounds_input`, products are taken by `vdpbf16ps` where the processor has it (see [`dot_is_faster`]); they
+    /// round their input to bfloat16, too. Otherwise, and elsewhere, products have the bits that the same weights in float32 give.
     pub fn pack_bf16_with(out: usize, inn: usize, rounds_input: bool, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         Self { rows_in: inn, cols_out: out, panels: Panels::bf16(out, inn, fill), rounds_input }
     }
@@ -247,10 +248,10 @@ impl WithSimd for Product<'_> {
             for column in (0..width).step_by(NR) {
                 let panel = self.panel + column / NR;
                 let b = match self.direction {
-                    Direction::Forward => self.matrix.panels.lines(panel, self.k, from..to, lines),
+                    Direction::Forward => self.matrix.panels.lines(simd, (panel, self.k), from..to, lines),
                     Direction::Transposed => {
                         let lines = &mut lines[..to - from];
-                        transpose_panel(self.matrix, panel, from, lines);
+                        transpose_panel(simd, self.matrix, (panel, from), lines);
                         &*lines
                     }
                 };
@@ -274,12 +275,12 @@ impl WithSimd for Product<'_> {
 
 /// Lines `from ..` of output panel `panel` of the transposed matrix: `lines[j][i] = W[from + j][32 panel + i]`.
 #[inline(always)]
-fn transpose_panel(matrix: &PackedMatrix, panel: usize, from: usize, lines: &mut [Line]) {
+fn transpose_panel<S: Simd>(simd: S, matrix: &PackedMatrix, (panel, from): (usize, usize), lines: &mut [Line]) {
     let columns = panel * NR..matrix.rows_in.min((panel + 1) * NR);
     let mut widened = [[0.0; NR]; NR];
     for (block, lines) in lines.chunks_mut(NR).enumerate() {
         // `from` is a multiple of the panels' width, so a block of lines is exactly one panel of the matrix.
-        let source = matrix.panels.lines(from / NR + block, matrix.rows_in, columns.clone(), &mut widened);
+        let source = matrix.panels.lines(simd, (from / NR + block, matrix.rows_in), columns.clone(), &mut widened);
         for (j, line) in lines.iter_mut().enumerate() {
             line.fill(0.0);
             for (x, source) in line.iter_mut().zip(source) {
@@ -372,6 +373,18 @@ mod tests {
                     assert_eq!(y == expected, !form.rounds(arch, Direction::Forward), "{name}, {arch:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn quantized_weights_are_those_of_the_file() {
+        let (n, k) = (40, 512);
+        for (kind, dtype) in [(Kind::Q8_0, GgmlDType::Q8_0), (Kind::Q4K, GgmlDType::Q4K)] {
+            let rows = Tensor::from_vec(numbers(1, n * k), (n, k), &Device::Cpu).unwrap();
+            let blocks = QTensor::quantize(&rows, dtype).unwrap();
+            let expected = blocks.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let packed = PackedMatrix::pack_quantized(kind, (n, k), &blocks.data().unwrap());
+            assert_eq!(widened(&packed), expected, "{kind}");
         }
     }
 

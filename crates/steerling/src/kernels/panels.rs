@@ -2,10 +2,11 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
+use pulp::{Scalar, Simd};
 use rayon::prelude::*;
 
 use super::bf16;
-use super::quant::{self, SUB};
+use super::quant::{self, SUB, SUPER};
 use super::scratch::{Scratch, scratch};
 use super::tile::NR;
 
@@ -56,11 +57,13 @@ pub(super) enum Panels {
     F32(Aligned<f32>),
     /// `[in / 2][32]` pairs of bfloat16, the even input in the lower half; an odd `in` is padded with a zero.
     Bf16(Aligned<u32>),
-    /// Whole numbers `[in][32]`, and for 32 inputs at a time a factor, `[in / 32][32]`.
-    Q8_0 { quants: Aligned<i8>, factors: Aligned<f32> },
-    /// Pairs of 4 bits `[in / 2][32]`, the even input in the lower half; for 32 inputs at a time a scale and a minimum
-    /// of 6 bits, `[in / 32][2][32]`; for 256 inputs at a time a factor of each, `[in / 256][2][32]`.
-    Q4K { quants: Aligned<u8>, scales: Aligned<u8>, factors: Aligned<f32> },
+    /// Bytes that are 128 too large, four inputs in a number, `[in / 4][32]`, the first in the lowest byte; and for 32
+    /// inputs at a time a factor, `[in / 32][32]`.
+    Q8_0 { quants: Aligned<u32>, factors: Aligned<f32> },
+    /// Eight inputs of 4 bits in a number, `[in / 8][32]`, the first in the lowest bits; for 64 inputs at a time scale and
+    /// minimum of the first 32, then of the others, a byte each, `[in / 64][32]`; for 256 inputs at a time a factor of
+    /// all scales and one of all minima, `[in / 256][2][32]`.
+    Q4K { quants: Aligned<u32>, scales: Aligned<u32>, factors: Aligned<f32> },
 }
 
 impl Panels {
@@ -96,44 +99,46 @@ impl Panels {
     pub(super) fn quantized(kind: quant::Kind, out: usize, inn: usize, bytes: &[u8]) -> Self {
         let row_bytes = quant::row_bytes(kind, inn);
         let panels = out.div_ceil(NR);
-        let (subs, supers) = (inn / SUB * NR, inn.div_ceil(quant::SUPER) * NR);
         let rows = |p: usize| bytes[p * NR * row_bytes..].chunks_exact(row_bytes).take(NR).enumerate();
         match kind {
             quant::Kind::Q8_0 => {
-                let (mut quants, mut factors) = (Aligned::zeroed(panels * inn * NR), Aligned::zeroed(panels * subs));
-                let parts = quants.par_chunks_mut(inn * NR).zip(factors.par_chunks_mut(subs));
+                let lens = [inn / 4 * NR, inn / SUB * NR];
+                let (mut quants, mut factors) = (Aligned::zeroed(panels * lens[0]), Aligned::zeroed(panels * lens[1]));
+                let parts = quants.par_chunks_mut(lens[0]).zip(factors.par_chunks_mut(lens[1]));
                 parts.enumerate().for_each(|(p, (quants, factors))| {
                     for (j, row) in rows(p) {
-                        quant::unpack_q8_0(
-                            row,
-                            |i, q| quants[i * NR + j] = q,
-                            |b, factor| factors[b * NR + j] = factor,
-                        );
+                        for (b, (factor, block)) in quant::q8_0_blocks(row).enumerate() {
+                            factors[b * NR + j] = factor;
+                            for (i, four) in block.as_chunks::<4>().0.iter().enumerate() {
+                                // The sign bit turned over is 128 added.
+                                quants[(b * SUB / 4 + i) * NR + j] = u32::from_le_bytes(*four) ^ 0x8080_8080;
+                            }
+                        }
                     }
                 });
                 Self::Q8_0 { quants, factors }
             }
             quant::Kind::Q4K => {
-                let mut quants = Aligned::zeroed(panels * inn / 2 * NR);
-                let (mut scales, mut factors) =
-                    (Aligned::zeroed(panels * 2 * subs), Aligned::zeroed(panels * 2 * supers));
-                let parts = quants.par_chunks_mut(inn / 2 * NR).zip(scales.par_chunks_mut(2 * subs));
-                parts.zip(factors.par_chunks_mut(2 * supers)).enumerate().for_each(
-                    |(p, ((quants, scales), factors))| {
-                        for (j, row) in rows(p) {
-                            for (b, block) in quant::q4k_blocks(row).enumerate() {
-                                [factors[2 * b * NR + j], factors[(2 * b + 1) * NR + j]] = block.factors;
-                                for (s, pair) in block.scales.iter().enumerate() {
-                                    let at = 2 * (b * quant::SUPER / SUB + s) * NR + j;
-                                    [scales[at], scales[at + NR]] = *pair;
-                                }
-                                for (i, pair) in block.quants.as_chunks::<2>().0.iter().enumerate() {
-                                    quants[(b * quant::SUPER / 2 + i) * NR + j] = pair[0] | pair[1] << 4;
-                                }
+                let lens = [inn / 8 * NR, inn / 64 * NR, inn / SUPER * 2 * NR];
+                let (mut quants, mut scales) = (Aligned::zeroed(panels * lens[0]), Aligned::zeroed(panels * lens[1]));
+                let mut factors = Aligned::zeroed(panels * lens[2]);
+                let parts = quants.par_chunks_mut(lens[0]).zip(scales.par_chunks_mut(lens[1]));
+                parts.zip(factors.par_chunks_mut(lens[2])).enumerate().for_each(|(p, ((quants, scales), factors))| {
+                    for (j, row) in rows(p) {
+                        for (b, block) in quant::q4k_blocks(row).enumerate() {
+                            [factors[2 * b * NR + j], factors[(2 * b + 1) * NR + j]] = block.factors;
+                            for (i, pairs) in block.scales.as_chunks::<2>().0.iter().enumerate() {
+                                let [[scale, min], [next_scale, next_min]] = *pairs;
+                                let four = u32::from_le_bytes([scale, min, next_scale, next_min]);
+                                scales[(b * SUPER / 64 + i) * NR + j] = four;
+                            }
+                            for (i, eight) in block.quants.as_chunks::<8>().0.iter().enumerate() {
+                                let bits = eight.iter().rev().fold(0, |bits, q| bits << 4 | u32::from(*q));
+                                quants[(b * SUPER / 8 + i) * NR + j] = bits;
                             }
                         }
-                    },
-                );
+                    }
+                });
                 Self::Q4K { quants, scales, factors }
             }
         }
@@ -142,47 +147,62 @@ impl Panels {
     /// Lines `range` of panel `p` of a matrix with rows of `k`, in float32: where they lie, or written to `to`. The
     /// range begins at a multiple of 32 and is no longer than `to`.
     #[inline(always)]
-    pub(super) fn lines<'a>(&'a self, p: usize, k: usize, range: Range<usize>, to: &'a mut [Line]) -> &'a [Line] {
+    pub(super) fn lines<'a, S: Simd>(
+        &'a self,
+        simd: S,
+        (p, k): (usize, usize),
+        range: Range<usize>,
+        to: &'a mut [Line],
+    ) -> &'a [Line] {
         let to = &mut to[..range.len()];
+        let from = range.start;
         match self {
             Self::F32(data) => return &panel::<f32, NR>(data, p, k)[range],
             Self::Bf16(data) => {
-                let pairs = &panel::<u32, NR>(data, p, k.div_ceil(2))[range.start / 2..];
+                let pairs = &panel::<u32, NR>(data, p, k.div_ceil(2))[from / 2..];
                 for (lines, pairs) in to.chunks_mut(2).zip(pairs) {
-                    for (x, pair) in lines[0].iter_mut().zip(pairs) {
-                        *x = f32::from_bits(pair << 16);
-                    }
-                    for (x, pair) in lines.get_mut(1).into_iter().flatten().zip(pairs) {
-                        *x = f32::from_bits(pair & 0xffff_0000);
+                    for (n, line) in lines.iter_mut().enumerate() {
+                        let (shift, mask) = (simd.splat_u32s(16 * (1 - n as u32)), simd.splat_u32s(0xffff_0000));
+                        for (x, pair) in S::as_mut_simd_f32s(line).0.iter_mut().zip(S::as_simd_u32s(pairs).0) {
+                            let bits = simd.and_u32s(simd.wrapping_dyn_shl_u32s(*pair, shift), mask);
+                            *x = simd.transmute_f32s_u32s(bits);
+                        }
                     }
                 }
             }
             Self::Q8_0 { quants, factors } => {
-                let quants = &panel::<i8, NR>(quants, p, k)[range.clone()];
-                let factors = &panel::<f32, NR>(factors, p, k / SUB)[range.start / SUB..];
-                for ((lines, quants), factors) in to.chunks_mut(SUB).zip(quants.chunks(SUB)).zip(factors) {
-                    for (line, quants) in lines.iter_mut().zip(quants) {
-                        for ((x, q), factor) in line.iter_mut().zip(quants).zip(factors) {
-                            *x = factor * f32::from(*q);
+                let quants = &panel::<u32, NR>(quants, p, k / 4)[from / 4..];
+                let factors = &panel::<f32, NR>(factors, p, k / SUB)[from / SUB..];
+                for ((lines, quants), factors) in to.chunks_mut(SUB).zip(quants.chunks(SUB / 4)).zip(factors) {
+                    for (lines, quants) in lines.chunks_mut(4).zip(quants) {
+                        for (n, line) in lines.iter_mut().enumerate() {
+                            let parts = S::as_simd_u32s(quants).0.iter().zip(S::as_simd_f32s(factors).0);
+                            for (x, (quants, factor)) in S::as_mut_simd_f32s(line).0.iter_mut().zip(parts) {
+                                let q = part(simd, *quants, 8 * n as u32, 255);
+                                *x = simd.mul_f32s(*factor, simd.sub_f32s(q, simd.splat_f32s(128.0)));
+                            }
                         }
                     }
                 }
             }
             Self::Q4K { quants, scales, factors } => {
-                let quants = &panel::<u8, NR>(quants, p, k / 2)[range.start / 2..];
-                let scales = panel::<u8, NR>(scales, p, 2 * (k / SUB));
-                let factors = panel::<f32, NR>(factors, p, 2 * (k / quant::SUPER));
-                for ((n, lines), quants) in to.chunks_mut(SUB).enumerate().zip(quants.chunks(SUB / 2)) {
-                    let (sub, block) = (range.start / SUB + n, (range.start + n * SUB) / quant::SUPER);
-                    let scale = scaled(&scales[2 * sub], &factors[2 * block]);
-                    let min = scaled(&scales[2 * sub + 1], &factors[2 * block + 1]);
-                    for (lines, quants) in lines.chunks_mut(2).zip(quants) {
-                        for (((x, q), scale), min) in lines[0].iter_mut().zip(quants).zip(&scale).zip(&min) {
-                            *x = scale * f32::from(q & 15) - min;
-                        }
-                        let odd = lines.get_mut(1).into_iter().flatten();
-                        for (((x, q), scale), min) in odd.zip(quants).zip(&scale).zip(&min) {
-                            *x = scale * f32::from(q >> 4) - min;
+                let quants = &panel::<u32, NR>(quants, p, k / 8)[from / 8..];
+                let scales = panel::<u32, NR>(scales, p, k / 64);
+                let factors = panel::<f32, NR>(factors, p, 2 * (k / SUPER));
+                for ((n, lines), quants) in to.chunks_mut(SUB).enumerate().zip(quants.chunks(SUB / 8)) {
+                    let at = from + n * SUB;
+                    let (four, shift) = (&scales[at / 64], (at % 64 / SUB * 16) as u32);
+                    let [factor, min_factor] = [&factors[at / SUPER * 2], &factors[at / SUPER * 2 + 1]];
+                    let scale = scaled(simd, (four, shift), factor);
+                    let min = scaled(simd, (four, shift + 8), min_factor);
+                    for (lines, quants) in lines.chunks_mut(8).zip(quants) {
+                        for (n, line) in lines.iter_mut().enumerate() {
+                            let parts = S::as_simd_f32s(&scale).0.iter().zip(S::as_simd_f32s(&min).0);
+                            let parts = S::as_simd_u32s(quants).0.iter().zip(parts);
+                            for (x, (quants, (scale, min))) in S::as_mut_simd_f32s(line).0.iter_mut().zip(parts) {
+                                let q = part(simd, *quants, 4 * n as u32, 15);
+                                *x = simd.sub_f32s(simd.mul_f32s(*scale, q), *min);
+                            }
                         }
                     }
                 }
@@ -210,7 +230,8 @@ impl Panels {
                 let mut lines = [[0.0; NR]; SUB];
                 for (n, to) in to.chunks_mut(SUB).enumerate() {
                     let from = n * SUB;
-                    for (x, line) in to.iter_mut().zip(self.lines(p, k, from..from + SUB, &mut lines)) {
+                    let lines = self.lines(Scalar::new(), (p, k), from..from + SUB, &mut lines);
+                    for (x, line) in to.iter_mut().zip(lines) {
                         *x = line[j];
                     }
                 }
@@ -231,8 +252,8 @@ impl Panels {
         match self {
             Self::F32(data) => 4 * data.len(),
             Self::Bf16(data) => 4 * data.len(),
-            Self::Q8_0 { quants, factors } => quants.len() + 4 * factors.len(),
-            Self::Q4K { quants, scales, factors } => quants.len() + scales.len() + 4 * factors.len(),
+            Self::Q8_0 { quants, factors } => 4 * (quants.len() + factors.len()),
+            Self::Q4K { quants, scales, factors } => 4 * (quants.len() + scales.len() + factors.len()),
         }
     }
 }
@@ -243,14 +264,24 @@ fn panel<T, const N: usize>(data: &[T], p: usize, lines: usize) -> &[[T; N]] {
     data[p * lines * N..][..lines * N].as_chunks().0
 }
 
-/// `factor * scale` for 32 columns.
+/// `factor * byte` for 32 columns, the byte being that from bit `shift` on.
 #[inline(always)]
-fn scaled(scales: &[u8; NR], factors: &Line) -> Line {
+fn scaled<S: Simd>(simd: S, (bytes, shift): (&[u32; NR], u32), factors: &Line) -> Line {
     let mut line = *factors;
-    for (x, scale) in line.iter_mut().zip(scales) {
-        *x *= f32::from(*scale);
+    for (x, bytes) in S::as_mut_simd_f32s(&mut line).0.iter_mut().zip(S::as_simd_u32s(bytes).0) {
+        *x = simd.mul_f32s(*x, part(simd, *bytes, shift, 255));
     }
     line
+}
+
+/// The bits of `mask` from bit `shift` on, as a number: exact for up to 23 bits.
+#[inline(always)]
+fn part<S: Simd>(simd: S, x: S::u32s, shift: u32, mask: u32) -> S::f32s {
+    /// 2^23, to which a whole number below it adds just its bits.
+    const WHOLE: f32 = 8_388_608.0;
+    let bits = simd.and_u32s(simd.wrapping_dyn_shr_u32s(x, simd.splat_u32s(shift)), simd.splat_u32s(mask));
+    let bits = simd.or_u32s(bits, simd.splat_u32s(WHOLE.to_bits()));
+    simd.sub_f32s(simd.transmute_f32s_u32s(bits), simd.splat_f32s(WHOLE))
 }
 
 fn pack<T: Send>(data: &mut [T], len: usize, fill: impl Fn(usize, &mut [T]) + Sync) {

@@ -74,9 +74,8 @@ pub fn row_f32(kind: Kind, bytes: &[u8], to: &mut [f32]) {
     assert_eq!(bytes.len(), row_bytes(kind, to.len()), "bytes of a row of {} in {kind:?}", to.len());
     match kind {
         Kind::Q8_0 => {
-            for (bytes, to) in bytes.as_chunks::<Q8_0_BYTES>().0.iter().zip(to.chunks_mut(SUB)) {
-                let factor = half_at(bytes, 0);
-                for (x, q) in to.iter_mut().zip(&bytes[2..]) {
+            for ((factor, quants), to) in q8_0_blocks(bytes).zip(to.chunks_mut(SUB)) {
+                for (x, q) in to.iter_mut().zip(quants) {
                     *x = factor * f32::from(q.cast_signed());
                 }
             }
@@ -95,14 +94,9 @@ pub fn row_f32(kind: Kind, bytes: &[u8], to: &mut [f32]) {
     }
 }
 
-/// Tells the whole number of every weight of a row and the factor of every 32.
-pub(super) fn unpack_q8_0(row: &[u8], mut quant: impl FnMut(usize, i8), mut factor: impl FnMut(usize, f32)) {
-    for (b, bytes) in row.as_chunks::<Q8_0_BYTES>().0.iter().enumerate() {
-        factor(b, half_at(bytes, 0));
-        for (i, q) in bytes[2..].iter().enumerate() {
-            quant(b * SUB + i, q.cast_signed());
-        }
-    }
+/// The blocks of a row: factor and whole numbers, which are signed.
+pub(super) fn q8_0_blocks(row: &[u8]) -> impl Iterator<Item = (f32, &[u8])> + '_ {
+    row.as_chunks::<Q8_0_BYTES>().0.iter().map(|bytes| (half_at(bytes, 0), &bytes[2..]))
 }
 
 /// A `Q4_K` block, taken apart.
