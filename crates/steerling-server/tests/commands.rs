@@ -73,7 +73,7 @@ fn a_synthesised_checkpoint_is_accepted_and_generates_by_its_seed() {
     assert!(written.contains("13,943,296 parameters in 40 tensors, 26.59 MiB in bf16"), "{written}");
     let found = stdout(&["inspect", out]);
     assert!(found.contains("model-00002-of-00002.safetensors"), "{found}");
-    assert!(found.ends_with("no problems: this directory can be used\n"), "{found}");
+    assert!(found.ends_with("no problems: this checkpoint can be used\n"), "{found}");
     let generate =
         |seed: &str| stdout(&["generate", "--model", out, "--max-new-tokens", "16", "--seed", seed, "Hello"]);
     let first = generate("1");
@@ -298,6 +298,30 @@ fn inspect_tells_the_sizes_of_both_layouts() {
 }
 
 #[test]
+fn a_quantized_file_is_a_model_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo.gguf");
+    let out = out.to_str().unwrap();
+    let written = stdout(&["quantize", "--type", "q8_0", "--out", out]);
+    assert!(written.contains("Q8_0") && written.contains("written to"), "{written}");
+    let generate =
+        |model: &[&str]| stdout(&[&["generate", "--max-new-tokens", "8", "--seed", "4", "The cook"], model].concat());
+    assert!(!generate(&["--model", out]).is_empty());
+    assert_eq!(generate(&["--model", out]), generate(&["--model", out]));
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/steerling-demo");
+    let compared = stdout(&["inspect", "--json", out, "--against", demo.to_str().unwrap()]);
+    let json: Value = serde_json::from_str(&compared).unwrap();
+    assert_eq!((&json["usable"], &json["fidelity"]["weights"]), (&true.into(), &"q8_0".into()));
+    assert!(json["fidelity"]["argmax_agreement"].as_f64().unwrap() > 0.95, "{compared}");
+    assert!(json["fidelity"]["kl_nats"].as_f64().unwrap() < 0.01, "{compared}");
+    assert_eq!(json["tensors"], Value::Null);
+    let (_, error) = failure(&["quantize", "--type", "q8_0", "--out", out]);
+    assert!(error.contains("already exists"), "{error}");
+    let (_, error) = failure(&["inspect", out, "--against", &nano()]);
+    assert!(error.contains("different configurations"), "{error}");
+}
+
+#[test]
 fn inspect_lists_every_problem_and_fails() {
     let listed = |dir: &Path, expected: &[&str]| {
         let (out, error) = failure(&["inspect", dir.to_str().unwrap()]);
@@ -335,7 +359,7 @@ fn inspect_lists_every_problem_and_fails() {
     let empty = tempfile::tempdir().unwrap();
     listed(empty.path(), &["config.json"]);
     let (_, error) = failure(&["inspect", "/nowhere"]);
-    assert_eq!(error, "error: /nowhere: no such directory\n");
+    assert_eq!(error, "error: /nowhere: no such directory or file\n");
 }
 
 #[test]

@@ -4,10 +4,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device, Module, Tensor};
 use rayon::ThreadPool;
 use steerling::kernels::attention::{BlockQuery, HeadShape, paged_attention};
-use steerling::kernels::matmul::PackedMatrix;
+use steerling::kernels::matmul::{Kind, PackedMatrix};
 use steerling::kernels::pointwise::{Qkv, QkvParams, qkv_prepare, rms_norm, swiglu};
 use steerling::kernels::softmax::row_stats;
 use steerling::kernels::topk::top_k;
@@ -43,21 +44,38 @@ fn timed(pools: &[ThreadPool; 2], mut f: impl FnMut() + Send) -> [f64; 2] {
 
 fn products(pools: &[ThreadPool; 2]) {
     println!("products, GFLOP/s on one thread and on two (candle: on its own threads)");
+    println!("  f32: weights in float32; bf16: the same product from bfloat16; dot: by vdpbf16ps where there is one");
     for (k, n) in [(1024, 1536), (1024, 8192), (4096, 1024), (1024, 100_281)] {
         let weight = numbers(n * k);
         let packed = PackedMatrix::pack(&weight, n, k);
+        let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * k..][..k]);
+        let [halves, rounding] = [false, true].map(|rounds| PackedMatrix::pack_bf16_with(n, k, rounds, fill));
+        let rows = Tensor::from_slice(&weight, (n, k), &Device::Cpu).expect("weight");
+        let quantized = [(Kind::Q8_0, GgmlDType::Q8_0), (Kind::Q4K, GgmlDType::Q4K)].map(|(kind, dtype)| {
+            let blocks = QTensor::quantize(&rows, dtype).expect("blocks");
+            let ours = PackedMatrix::pack_quantized(kind, (n, k), &blocks.data().expect("bytes"));
+            (kind, ours, QMatMul::from_qtensor(blocks).expect("a matrix"))
+        });
         let dense = Tensor::from_vec(weight, (n, k), &Device::Cpu).and_then(|w| w.t()?.contiguous()).expect("weight");
         for m in [64, 128] {
             let (x, mut out, mut gx) = (numbers(m * k), vec![0.0; m * n], vec![0.0; m * k]);
             let rate = |seconds: f64| 2e-9 * (m * k * n) as f64 / seconds;
             let forward = timed(pools, || packed.matmul(&x, black_box(&mut out))).map(rate);
             let back = timed(pools, || packed.matmul_transposed(&out, black_box(&mut gx))).map(rate);
-            let tensor = Tensor::from_vec(x, (m, k), &Device::Cpu).expect("input");
+            let tensor = Tensor::from_slice(&x, (m, k), &Device::Cpu).expect("input");
             let candle = rate(best(|| drop(black_box(tensor.matmul(&dense).expect("product")))));
-            println!(
-                "m {m:3} k {k:4} n {n:6}: {:4.0} {:4.0}, transposed {:4.0} {:4.0}, candle {candle:4.0}",
-                forward[0], forward[1], back[0], back[1]
-            );
+            print!("m {m:3} k {k:4} n {n:6}: f32 {:4.0} {:4.0}, ", forward[0], forward[1]);
+            println!("transposed {:4.0} {:4.0}, candle {candle:4.0}", back[0], back[1]);
+            let of =
+                |matrix: &PackedMatrix, out: &mut [f32]| timed(pools, || matrix.matmul(&x, black_box(out))).map(rate);
+            let (bf16, dot) = (of(&halves, &mut out), of(&rounding, &mut out));
+            print!("    bf16 {:4.0} {:4.0}, dot {:4.0} {:4.0}", bf16[0], bf16[1], dot[0], dot[1]);
+            for (kind, ours, theirs) in &quantized {
+                let ours = of(ours, &mut out);
+                let theirs = rate(best(|| drop(black_box(theirs.forward(&tensor).expect("product")))));
+                print!(", {kind} {:4.0} {:4.0}, candle {theirs:4.0}", ours[0], ours[1]);
+            }
+            println!();
         }
     }
 }

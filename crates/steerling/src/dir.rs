@@ -1,4 +1,4 @@
-//! The files of a model: in a directory on disk, or compiled into the program.
+//! The files of a model: in a directory on disk, in one GGUF file, or compiled into the program.
 
 use std::fmt;
 use std::fs::File;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 use serde_json::Value;
 
+use crate::checkpoint::gguf::Container;
 use crate::{Error, Result};
 
 /// A model directory compiled into the program.
@@ -23,20 +24,23 @@ pub struct EmbeddedDir {
 /// Where the files of a model lie. Whatever reads a model directory takes either kind, and anything that names a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelDir {
-    /// A directory on disk.
+    /// A directory on disk, or a GGUF file with all that a directory holds.
     Disk(PathBuf),
     /// One compiled into the program.
     Embedded(EmbeddedDir),
 }
 
 impl ModelDir {
-    /// What the model is called: the last component of the directory's path.
+    /// What the model is called: the last component of the path, without a file's extension.
     pub fn name(&self) -> String {
         match self {
             Self::Disk(dir) => dir
                 .canonicalize()
                 .ok()
-                .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()))
+                .and_then(|dir| {
+                    let name = if dir.is_file() { dir.file_stem() } else { dir.file_name() };
+                    Some(name?.to_string_lossy().into_owned())
+                })
                 .unwrap_or_else(|| dir.display().to_string()),
             Self::Embedded(dir) => dir.name.to_owned(),
         }
@@ -53,6 +57,7 @@ impl ModelDir {
     /// Whether there is a file of this name.
     pub fn contains(&self, file: &str) -> bool {
         match self {
+            Self::Disk(dir) if dir.is_file() => matches!(self.packed_file(file), Ok(Some(_))),
             Self::Disk(dir) => dir.join(file).exists(),
             Self::Embedded(dir) => dir.find(file).is_some(),
         }
@@ -74,9 +79,30 @@ impl ModelDir {
     /// The content of a small file.
     pub(crate) fn read(&self, file: &str) -> Result<Bytes> {
         match self {
+            Self::Disk(dir) if dir.is_file() => self.packed_file(file)?.ok_or_else(|| {
+                let source = io::Error::new(io::ErrorKind::NotFound, "not in the metadata of this GGUF file");
+                Error::Io { path: self.file(file), source }
+            }),
             Self::Disk(dir) => read(&dir.join(file)),
             Self::Embedded(dir) => dir.read(file),
         }
+    }
+
+    /// The one file that holds everything, if that is how the model comes.
+    pub(crate) fn single_file(&self) -> Option<&Path> {
+        match self {
+            Self::Disk(path) if path.is_file() => Some(path),
+            _ => None,
+        }
+    }
+
+    /// That file, opened.
+    pub(crate) fn container(&self) -> Result<Option<Container>> {
+        self.single_file().map(|path| Container::read(path, map(path)?)).transpose()
+    }
+
+    fn packed_file(&self, file: &str) -> Result<Option<Bytes>> {
+        self.container()?.map_or(Ok(None), |container| container.file(file))
     }
 
     /// The content of a large file: mapped if it lies on disk, so that nothing is read before it is looked at.

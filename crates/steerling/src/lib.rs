@@ -16,6 +16,7 @@ mod denoiser;
 mod dir;
 pub mod embed;
 mod error;
+pub mod fidelity;
 mod generation;
 pub mod kernels;
 pub mod params;

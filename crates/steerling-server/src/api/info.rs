@@ -43,6 +43,9 @@ struct ModelCard {
     device: String,
     /// The type it is computed in.
     dtype: String,
+    /// The type in which most weights lie in memory: `f32`, `bf16`, `f16`, or `q8_0` or `q4_k` from a GGUF file.
+    #[schema(example = "bf16")]
+    weights: String,
     /// Transformer layers.
     n_layers: usize,
     /// Query heads.
@@ -179,6 +182,7 @@ impl From<&Model> for ModelCard {
             synthetic: info.synthetic,
             device: info.device.clone(),
             dtype: info.dtype.clone(),
+            weights: info.weights.clone(),
             n_layers: config.n_layers,
             n_head: config.n_head,
             n_kv_heads: config.n_kv_heads,

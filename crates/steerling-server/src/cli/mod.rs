@@ -15,6 +15,7 @@ mod key;
 mod openapi;
 mod output;
 mod progress;
+mod quantize;
 mod serve;
 mod steer;
 mod synthesize;
@@ -62,8 +63,10 @@ enum Command {
     Steer(Box<steer::SteerArgs>),
     /// Generate text and tell which concepts made each token
     Attribute(Box<attribute::AttributeArgs>),
-    /// Tell what a checkpoint directory holds, and everything that is wrong with it
+    /// Tell what a checkpoint holds, and everything that is wrong with it
     Inspect(inspect::InspectArgs),
+    /// Write a checkpoint to one GGUF file with fewer bits a weight
+    Quantize(quantize::QuantizeArgs),
     /// Write a checkpoint with random weights
     Synthesize(synthesize::SynthesizeArgs),
     /// Measure denoising steps on this machine, or put load on a running server
@@ -89,6 +92,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Steer(args) => steer::run(&args),
         Command::Attribute(args) => attribute::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Synthesize(args) => synthesize::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Openapi => openapi::run(),

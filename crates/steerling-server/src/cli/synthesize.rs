@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use indicatif::{BinaryBytes, HumanCount};
-use steerling::checkpoint::{Synthetic, expected};
+use steerling::checkpoint::{Kind, Synthetic, Weights, expected};
 use steerling::config::Preset;
 use steerling::{Config, DeviceChoice, DtypeChoice, RuntimeOptions};
 
-use super::{output, progress};
+use super::{output, progress, quantize};
 
 /// Write a checkpoint with random weights, or tell what would be written.
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,11 @@ pub(crate) struct SynthesizeArgs {
     /// Type of the weights in the files
     #[arg(long, value_enum, default_value_t = StoredType::Bf16)]
     dtype: StoredType,
-    /// Directory to write to, new or empty; without it, only tell what would be written
-    #[arg(long, value_name = "DIR")]
+    /// Write one GGUF file with linear layers of this type instead of a directory: q8_0 or q4_k
+    #[arg(long = "type", value_name = "TYPE", requires = "out", conflicts_with = "shard_gb")]
+    kind: Option<Kind>,
+    /// Directory to write to, new or empty, or with --type a file; without it, only tell what would be written
+    #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Largest size of one weight file, in GB (10^9 bytes)
     #[arg(long, value_name = "N", default_value = "5", value_parser = shard_bytes)]
@@ -75,6 +78,12 @@ pub(crate) fn run(args: &SynthesizeArgs) -> Result<()> {
         output::emit(&format!("{what}\nnothing written; name a directory with --out\n"))?;
         return Ok(());
     };
+    if let Some(kind) = args.kind {
+        let name = format!("synthetic-{}", args.preset);
+        let written = quantize::write(&Weights::Random(weights), &name, kind, out)?;
+        output::emit(&format!("{what}\n{written}"))?;
+        return Ok(());
+    }
     refuse_occupied(out)?;
     let start = Instant::now();
     {

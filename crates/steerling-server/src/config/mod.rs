@@ -66,8 +66,8 @@ pub struct ServeOptions {
 /// Which model, and how it is computed.
 #[derive(Debug, Clone, Args)]
 pub struct ModelOptions {
-    /// Checkpoint directory; without it, the demo model inside the program
-    #[arg(long = "model", env = "STEERLING_MODEL", value_name = "DIR")]
+    /// Checkpoint directory or GGUF file; without it, the demo model inside the program
+    #[arg(long = "model", env = "STEERLING_MODEL", value_name = "PATH")]
     pub directory: Option<PathBuf>,
     /// auto, cpu or cuda:N
     #[arg(long, env = "STEERLING_DEVICE", default_value_t)]

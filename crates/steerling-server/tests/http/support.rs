@@ -158,9 +158,16 @@ fn build(script: &Arc<Script>) -> Result<Loaded<Fake>> {
         special: SPECIAL,
         concept: None,
     };
-    let (device, dtype) = ("fake".to_owned(), "f32".to_owned());
-    let info =
-        ModelInfo { name: "fake".to_owned(), config, parameters: 1, device, dtype, synthetic: false, embedded: false };
+    let info = ModelInfo {
+        name: "fake".to_owned(),
+        config,
+        parameters: 1,
+        device: "fake".to_owned(),
+        dtype: "f32".to_owned(),
+        weights: "f32".to_owned(),
+        synthetic: false,
+        embedded: false,
+    };
     let tokenizer = Tokenizer::cl100k(SPECIAL)?;
     let catalog = Arc::new(Catalog::generated(&info.config)?);
     Ok(Loaded { denoiser: Fake { script: script.clone(), admitted: 0 }, info, tokenizer, catalog })

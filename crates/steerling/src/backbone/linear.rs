@@ -14,7 +14,8 @@ use crate::kernels::matmul::PackedMatrix;
 pub struct Compute {
     /// The device of all tensors.
     pub device: Device,
-    /// The type of weights and activations.
+    /// The type of weights and activations; on the CPU bfloat16 is the type of weights and of what they are multiplied
+    /// with, see [`Compute::activations`].
     pub dtype: DType,
 }
 
@@ -26,7 +27,13 @@ impl Compute {
 
     /// Whether the CPU kernels of this crate apply; everything else runs on candle's operations.
     pub fn has_kernels(&self) -> bool {
-        self.device.is_cpu() && self.dtype == DType::F32
+        self.device.is_cpu() && matches!(self.dtype, DType::F32 | DType::BF16)
+    }
+
+    /// The type of everything between products. The CPU kernels keep it in float32: it costs them nothing, and what
+    /// bfloat16 spares is the memory and the time of weights.
+    pub fn activations(&self) -> DType {
+        if self.has_kernels() { DType::F32 } else { self.dtype }
     }
 }
 
@@ -132,7 +139,7 @@ impl Linear {
     pub fn load(reader: &Reader, name: &str, dims: (usize, usize), bias: bool, compute: &Compute) -> Result<Self> {
         let weight = reader.matrix(&format!("{name}.weight"), dims, compute)?;
         let bias = match bias {
-            true => Some(reader.tensor(&format!("{name}.bias"), &[dims.0], compute.dtype, &compute.device)?),
+            true => Some(reader.tensor(&format!("{name}.bias"), &[dims.0], compute.activations(), &compute.device)?),
             false => None,
         };
         Ok(Self { weight, bias })

@@ -93,7 +93,7 @@ impl KvPool {
     /// If the device has no memory for it.
     pub fn new(config: &Config, compute: &Compute, pages: usize) -> Result<Self> {
         let shape = (pages, config.n_kv_heads, config.diff_block_size, config.head_dim());
-        let zeros = || Tensor::zeros(shape, compute.dtype, &compute.device);
+        let zeros = || Tensor::zeros(shape, compute.activations(), &compute.device);
         let layers = (0..config.n_layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
         Ok(Self { layers })
     }
@@ -101,7 +101,7 @@ impl KvPool {
     /// Bytes of one page over all layers.
     pub fn page_bytes(config: &Config, compute: &Compute) -> u64 {
         let elements = 2 * config.n_layers * config.n_kv_heads * config.diff_block_size * config.head_dim();
-        (elements * compute.dtype.size_in_bytes()) as u64
+        (elements * compute.activations().size_in_bytes()) as u64
     }
 }
 

@@ -31,7 +31,7 @@ impl Rotary {
                 (angle.cos(), angle.sin())
             })
             .unzip();
-        let dtype = match compute.dtype {
+        let dtype = match compute.activations() {
             DType::F64 => DType::F64,
             _ if config.rope_full_precision => DType::F32,
             other => other,

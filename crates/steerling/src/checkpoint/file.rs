@@ -1,4 +1,4 @@
-//! One safetensors file, memory-mapped if it lies on disk.
+//! One file of weights, memory-mapped if it lies on disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,9 +6,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde_json::Value;
 
+use super::StoredType;
+use super::gguf::Container;
 use crate::{Error, ModelDir, Result};
 
 /// Bytes before the header: its length.
@@ -25,10 +27,13 @@ pub(super) struct WeightFile {
 /// One tensor of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    pub(super) dtype: Dtype,
+    /// `None` for a type that weights cannot have.
+    pub(super) stored: Option<StoredType>,
+    /// The type in the file's own words.
+    pub(super) type_name: String,
     pub(super) shape: Vec<usize>,
     /// In bytes from the start of the file; within the file, and as long as type and shape say.
-    range: Range<usize>,
+    pub(super) range: Range<usize>,
 }
 
 impl WeightFile {
@@ -43,9 +48,16 @@ impl WeightFile {
         let start = LENGTH_BYTES + header;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
-            (name, Entry { dtype: info.dtype, shape: info.shape.clone(), range: start + from..start + to })
+            let (stored, type_name) = (StoredType::of_safetensors(info.dtype), format!("{:?}", info.dtype));
+            (name, Entry { stored, type_name, shape: info.shape.clone(), range: start + from..start + to })
         });
         Ok(Self { path, tensors: tensors.collect(), content })
+    }
+
+    /// The tensors of a model in one file, and what is wrong with them.
+    pub(super) fn of_container(path: &Path, container: Container) -> (Self, Vec<Error>) {
+        let (content, tensors, problems) = container.into_tensors();
+        (Self { path: path.to_owned(), content, tensors }, problems)
     }
 
     /// Size in bytes.

@@ -5,8 +5,11 @@
 
 mod expected;
 mod file;
+pub(crate) mod gguf;
+mod quantize;
 mod reader;
 mod scan;
+mod stored;
 mod synthesize;
 mod view;
 mod weights;
@@ -17,14 +20,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::Dtype;
 
 use crate::config::Config;
 use crate::{Error, ModelDir, Result};
 use file::{Entry, WeightFile};
 
+pub use crate::kernels::matmul::Kind;
 pub use expected::{Expected, expected};
-pub use reader::Reader;
+pub use quantize::Recipe;
+pub use reader::{Form, Reader};
+pub use stored::StoredType;
 pub use synthesize::Synthetic;
 pub use view::{RawView, row_f32};
 pub use weights::Weights;
@@ -49,7 +54,7 @@ pub struct Checkpoint {
 pub struct TensorInfo<'a> {
     /// Name in the file.
     pub name: &'a str,
-    /// Type in the file, in safetensors' words (`BF16`).
+    /// Type in the file, in the words of its format (`BF16`, `Q4_K`).
     pub dtype: String,
     /// Linear weights are `[out, in]`.
     pub shape: &'a [usize],
@@ -115,7 +120,7 @@ impl Checkpoint {
             let entry = &file.tensors[name];
             TensorInfo {
                 name,
-                dtype: format!("{:?}", entry.dtype),
+                dtype: entry.type_name.clone(),
                 shape: &entry.shape,
                 bytes: entry.byte_len() as u64,
                 file: &file.path,
@@ -128,33 +133,24 @@ impl Checkpoint {
         self.tensors().map(|t| t.bytes).sum()
     }
 
-    /// The type of the embedding in the file, which stands for the whole: F32, F16 or BF16.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] if there is no embedding, which [`Checkpoint::open`] excludes.
-    pub fn dtype(&self) -> Result<DType> {
-        Ok(self.view("transformer.tok_emb.weight")?.dtype)
-    }
-
     /// The bytes of a tensor, not copied. Names are those of `MODEL.md`; the prefix `transformer.` may be given even
     /// where the file has none.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if there is no such tensor or it does not hold F32, F16 or BF16.
+    /// [`Error::Tensor`] if there is no such tensor or it holds numbers of another type.
     pub fn view(&self, name: &str) -> Result<RawView<'_>> {
         let name = file_name(&self.config, name);
         let (file, entry) = self.entry(name)?;
-        let dtype = float(entry.dtype).ok_or_else(|| wrong_type(name, &file.path, entry.dtype))?;
-        Ok(RawView { dtype, shape: &entry.shape, bytes: file.bytes(entry) })
+        let stored = entry.stored.ok_or_else(|| wrong_type(name, &file.path, &entry.type_name))?;
+        Ok(RawView { stored, shape: &entry.shape, bytes: file.bytes(entry) })
     }
 
-    /// A tensor on the CPU in the type of the file.
+    /// A tensor on the CPU in the type of the file; in float32 if it is quantized there.
     ///
     /// # Errors
     /// Those of [`Checkpoint::view`], and [`Error::Device`].
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let view = self.view(name)?;
-        Ok(Tensor::from_raw_buffer(view.bytes, view.dtype, view.shape, &Device::Cpu)?)
+        self.view(name)?.tensor(&Device::Cpu)
     }
 
     /// A tensor on a device in a type. It travels in the type of the file and is converted there.
@@ -162,8 +158,7 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::view`], and [`Error::Device`].
     pub fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let view = self.view(name)?;
-        Ok(Tensor::from_raw_buffer(view.bytes, view.dtype, view.shape, device)?.to_dtype(dtype)?)
+        Ok(self.view(name)?.tensor(device)?.to_dtype(dtype)?)
     }
 
     fn entry(&self, name: &str) -> Result<(&WeightFile, &Entry)> {
@@ -185,18 +180,8 @@ fn file_name<'a>(config: &Config, name: &'a str) -> &'a str {
     }
 }
 
-/// The types that weights may have.
-fn float(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
-    }
-}
-
-fn wrong_type(name: &str, file: &Path, found: Dtype) -> Error {
-    tensor_error(name, file, format!("found type {found:?}, expected F32, F16 or BF16"))
+fn wrong_type(name: &str, file: &Path, found: &str) -> Error {
+    tensor_error(name, file, format!("found type {found}, expected F32, F16 or BF16, or Q8_0 or Q4_K in a GGUF file"))
 }
 
 fn tensor_error(name: &str, file: &Path, message: impl Into<String>) -> Error {

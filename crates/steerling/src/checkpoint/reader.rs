@@ -1,13 +1,14 @@
 //! Reads a model's weights one after the other and tells how far it is.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Progress, Weights};
+use super::{Progress, StoredType, Weights};
 use crate::backbone::{Compute, Matrix};
-use crate::kernels::matmul::PackedMatrix;
+use crate::kernels::matmul::{Kind, PackedMatrix, dot_is_faster};
 use crate::{Error, Result};
 
 /// Weights together with someone who wants to know how many bytes of them were read.
@@ -15,17 +16,65 @@ pub struct Reader<'a> {
     weights: &'a Weights,
     progress: RefCell<Progress<'a>>,
     done: Cell<u64>,
-    bytes_each: u64,
+}
+
+/// In which form a matrix lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As a tensor of the device.
+    Dense(DType),
+    /// Packed for the CPU kernels in float32.
+    F32,
+    /// In bfloat16, for products that keep their input in float32.
+    Bf16,
+    /// In bfloat16, for products that may round their input, and do so where that is faster.
+    Bf16Rounding,
+    /// As in a GGUF file; inputs stay in float32.
+    Quantized(Kind),
+}
+
+impl Form {
+    /// The form of a matrix that is stored in some type: what loses nothing and is no larger than in the file, unless
+    /// bfloat16 is asked for. (float16 is widened: no kernel reads it.)
+    pub fn of(stored: StoredType, compute: &Compute) -> Self {
+        match (compute.has_kernels(), stored, compute.dtype) {
+            (false, _, dtype) => Self::Dense(dtype),
+            (true, StoredType::Quantized(kind), _) => Self::Quantized(kind),
+            (true, _, DType::BF16) => Self::Bf16Rounding,
+            (true, StoredType::BF16, _) => Self::Bf16,
+            (true, _, _) => Self::F32,
+        }
+    }
+
+    /// Bytes of so many weights.
+    pub fn bytes(self, elements: u64) -> u64 {
+        match self {
+            Self::Dense(dtype) => elements * dtype.size_in_bytes() as u64,
+            Self::F32 => 4 * elements,
+            Self::Bf16 | Self::Bf16Rounding => 2 * elements,
+            // Factors are kept in float32.
+            Self::Quantized(Kind::Q8_0) => elements * 9 / 8,
+            Self::Quantized(Kind::Q4K) => elements * 19 / 32,
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dense(dtype) => dtype.as_str(),
+            Self::F32 => "f32",
+            Self::Bf16 | Self::Bf16Rounding => "bf16",
+            Self::Quantized(Kind::Q8_0) => "q8_0",
+            Self::Quantized(Kind::Q4K) => "q4_k",
+        })
+    }
 }
 
 impl<'a> Reader<'a> {
     /// A reader at the start.
-    ///
-    /// # Errors
-    /// If the type of the weights cannot be told.
-    pub fn new(weights: &'a Weights, progress: Progress<'a>) -> Result<Self> {
-        let bytes_each = weights.dtype()?.size_in_bytes() as u64;
-        Ok(Self { weights, progress: RefCell::new(progress), done: Cell::new(0), bytes_each })
+    pub fn new(weights: &'a Weights, progress: Progress<'a>) -> Self {
+        Self { weights, progress: RefCell::new(progress), done: Cell::new(0) }
     }
 
     /// The tensor `name`.
@@ -34,7 +83,7 @@ impl<'a> Reader<'a> {
     /// Those of [`Weights::load`].
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let tensor = self.weights.load(name, shape, dtype, device)?;
-        self.advance(tensor.elem_count());
+        self.advance(name, shape)?;
         Ok(tensor)
     }
 
@@ -43,26 +92,35 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Those of [`Weights::load`].
     pub fn matrix(&self, name: &str, (out, inn): (usize, usize), compute: &Compute) -> Result<Matrix> {
-        if !compute.has_kernels() {
-            let weight = self.tensor(name, &[out, inn], compute.dtype, &compute.device)?;
-            return Ok(Matrix::Dense(weight.t()?.contiguous()?));
-        }
         self.weights.check_shape(name, &[out, inn])?;
         let failed: OnceLock<Error> = OnceLock::new();
-        let packed = PackedMatrix::pack_with(out, inn, |row, values| {
+        let fill = |row: usize, values: &mut [f32]| {
             if let Err(error) = self.weights.fill_row(name, row, values) {
                 _ = failed.set(error);
             }
-        });
+        };
+        let packed = match (Form::of(self.weights.stored(name)?, compute), self.weights.view(name)?) {
+            (Form::Dense(dtype), _) => {
+                let weight = self.tensor(name, &[out, inn], dtype, &compute.device)?;
+                return Ok(Matrix::Dense(weight.t()?.contiguous()?));
+            }
+            (Form::Quantized(kind), Some(view)) => PackedMatrix::pack_quantized(kind, (out, inn), view.bytes),
+            (Form::F32 | Form::Quantized(_), _) => PackedMatrix::pack_with(out, inn, fill),
+            (form @ (Form::Bf16 | Form::Bf16Rounding), _) => {
+                PackedMatrix::pack_bf16_with(out, inn, form == Form::Bf16Rounding && dot_is_faster(), fill)
+            }
+        };
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
-        self.advance(out * inn);
+        self.advance(name, &[out, inn])?;
         Ok(Matrix::Packed(Arc::new(packed)))
     }
 
-    fn advance(&self, elements: usize) {
-        self.done.set(self.done.get() + elements as u64 * self.bytes_each);
+    fn advance(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let bytes = self.weights.stored(name)?.row_bytes(shape.iter().product());
+        self.done.set(self.done.get() + bytes as u64);
         (self.progress.borrow_mut())(self.done.get(), self.weights.total_bytes());
+        Ok(())
     }
 }

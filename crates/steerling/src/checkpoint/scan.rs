@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use serde_json::Value;
 
 use super::file::WeightFile;
-use super::{Checkpoint, expected, file_name, float, row_f32, tensor_error, wrong_type};
+use super::{Checkpoint, expected, file_name, row_f32, tensor_error, wrong_type};
 use crate::config::Config;
 use crate::{Error, ModelDir, Result};
 
@@ -24,7 +24,9 @@ pub(super) fn scan(dir: ModelDir, config: Config) -> Checkpoint {
         notes: Vec::new(),
     };
     let has_index = found.dir.contains(INDEX);
-    if found.dir.contains(SINGLE) {
+    if let Some(path) = found.dir.single_file().map(Path::to_owned) {
+        found.add_container(&path);
+    } else if found.dir.contains(SINGLE) {
         if has_index {
             found.notes.push(format!("{SINGLE} is used; {INDEX} beside it is not read"));
         }
@@ -73,12 +75,28 @@ fn read_index(dir: &ModelDir) -> Result<WeightMap> {
 }
 
 impl Checkpoint {
+    fn add_container(&mut self, path: &Path) {
+        let opened = self.dir.container().and_then(|container| {
+            container.ok_or_else(|| Error::Checkpoint { path: path.to_owned(), message: "no longer a file".to_owned() })
+        });
+        match opened {
+            Ok(container) => {
+                let (file, problems) = WeightFile::of_container(path, container);
+                self.add_only(file);
+                self.problems.extend(problems);
+            }
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    fn add_only(&mut self, file: WeightFile) {
+        self.tensors.extend(file.tensors.keys().map(|name| (name.clone(), 0)));
+        self.files.push(file);
+    }
+
     fn add_single(&mut self) {
         match WeightFile::open(&self.dir, SINGLE) {
-            Ok(file) => {
-                self.tensors.extend(file.tensors.keys().map(|name| (name.clone(), 0)));
-                self.files.push(file);
-            }
+            Ok(file) => self.add_only(file),
             Err(problem) => self.problems.push(problem),
         }
     }
@@ -135,8 +153,8 @@ impl Checkpoint {
                 let message = format!("found shape {:?}, expected {:?}", entry.shape, tensor.shape);
                 problems.push(tensor_error(name, &file.path, message));
             }
-            if float(entry.dtype).is_none() {
-                problems.push(wrong_type(name, &file.path, entry.dtype));
+            if entry.stored.is_none() {
+                problems.push(wrong_type(name, &file.path, &entry.type_name));
             }
         }
         let duplicate_head = file_name(&self.config, "transformer.lm_head.weight");
@@ -172,7 +190,7 @@ impl Checkpoint {
         (0..head.rows()).step_by(head.rows().div_ceil(64)).find_map(|row| {
             row_f32(&head, row, &mut a);
             row_f32(&embedding, row, &mut b);
-            (a != b && head.dtype == embedding.dtype)
+            (a != b && head.stored == embedding.stored)
                 .then(|| format!("differs from the embedding in row {row}, while weight_sharing is true"))
         })
     }

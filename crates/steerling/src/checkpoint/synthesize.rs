@@ -14,7 +14,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 use super::view::{row_len, rows};
-use super::{expected, file_name, tensor_error};
+use super::{StoredType, expected, file_name, tensor_error};
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -49,6 +49,15 @@ impl Synthetic {
     /// The type that values are rounded to.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The same as a type of files.
+    pub(super) fn stored(&self) -> StoredType {
+        match self.dtype {
+            DType::F16 => StoredType::F16,
+            DType::BF16 => StoredType::BF16,
+            _ => StoredType::F32,
+        }
     }
 
     /// Bytes of all tensors when written.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 
 use super::view::{row_len, rows};
-use super::{Checkpoint, Synthetic, row_f32, tensor_error};
+use super::{Checkpoint, RawView, StoredType, Synthetic, row_f32, tensor_error};
 use crate::config::Config;
 use crate::{ModelDir, Result};
 
@@ -45,14 +45,25 @@ impl Weights {
         }
     }
 
-    /// Type in which the weights are stored: F32, F16 or BF16.
+    /// Type in which a tensor is stored.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::dtype`].
-    pub fn dtype(&self) -> Result<DType> {
+    /// [`crate::Error::Tensor`] if there is no such tensor or it holds numbers of another type.
+    pub fn stored(&self, name: &str) -> Result<StoredType> {
         match self {
-            Self::Files(checkpoint) => checkpoint.dtype(),
-            Self::Random(synthetic) => Ok(synthetic.dtype()),
+            Self::Files(checkpoint) => Ok(checkpoint.view(name)?.stored),
+            Self::Random(synthetic) => Ok(synthetic.stored()),
+        }
+    }
+
+    /// The bytes of a tensor, if they lie in a file.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::view`].
+    pub(super) fn view(&self, name: &str) -> Result<Option<RawView<'_>>> {
+        match self {
+            Self::Files(checkpoint) => checkpoint.view(name).map(Some),
+            Self::Random(_) => Ok(None),
         }
     }
 

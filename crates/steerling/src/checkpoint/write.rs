@@ -94,7 +94,7 @@ impl Synthetic {
         self.dtype().into()
     }
 
-    fn tokenizer_config(&self) -> Value {
+    pub(super) fn tokenizer_config(&self) -> Value {
         let mut map = self.config().special_ids_json();
         map.insert("encoding_name".to_owned(), "cl100k_base".into());
         map.insert("tokenizer_class".to_owned(), "SteerlingTokenizer".into());

@@ -1,8 +1,13 @@
 //! Linear layers on a weight that is packed once.
 
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::bf16;
+pub use super::bf16::dot_is_faster;
+use super::panels::{Line, Panels};
+pub use super::quant::{Kind, row_bytes, row_f32};
 use super::scratch::{Scratch, scratch};
 use super::tile::{MR, NR, tile};
 
@@ -13,19 +18,14 @@ const _: () = assert!(DEPTH.is_multiple_of(NR), "a pass over transposed panels i
 const ROWS: usize = 256;
 /// Panels that one task works through together, at most.
 const GROUP: usize = 8;
-/// Bytes at which panels are aligned, so that no vector straddles a cache line.
-const ALIGN: usize = 64;
-
 /// A linear layer's weight `[out, in]`, packed once into panels of 32 output columns.
-///
-/// Panel `p` holds weight rows `32 p ..` as `[in][32]`; the last one is padded with zero columns.
 #[derive(Debug)]
 pub struct PackedMatrix {
     rows_in: usize,
     cols_out: usize,
-    data: Vec<f32>,
-    /// Where the first aligned panel begins in `data`.
-    start: usize,
+    panels: Panels,
+    /// Whether products may round their input to bfloat16, as `vdpbf16ps` demands.
+    rounds_input: bool,
 }
 
 impl PackedMatrix {
@@ -41,29 +41,31 @@ impl PackedMatrix {
     /// Packs a weight `[out, inn]` whose row `i` is written by `fill(i, row)`, so that half-precision files need no
     /// whole copy in single precision. Rows are asked for in parallel and in any order.
     pub fn pack_with(out: usize, inn: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
-        let len = out.div_ceil(NR) * inn * NR;
-        // A zeroed allocation is mapped lazily: the pages are first touched by the threads that fill them.
-        let mut data = vec![0.0; len + ALIGN / size_of::<f32>()];
-        let start = data.as_ptr().align_offset(ALIGN).min(ALIGN / size_of::<f32>());
-        // A power-of-two distance between rows would send all of them to the same cache sets.
-        let stride = inn + 16;
-        if inn > 0 {
-            data[start..start + len].par_chunks_mut(inn * NR).enumerate().for_each(|(p, panel)| {
-                let first = p * NR;
-                let mut rows = scratch(NR * stride);
-                for (j, row) in rows.chunks_mut(stride).enumerate() {
-                    if first + j < out {
-                        fill(first + j, &mut row[..inn]);
-                    } else {
-                        row.fill(0.0);
-                    }
-                }
-                for (i, line) in panel.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
-                    *line = std::array::from_fn(|j| rows[j * stride + i]);
-                }
-            });
-        }
-        Self { rows_in: inn, cols_out: out, data, start }
+        Self { rows_in: inn, cols_out: out, panels: Panels::f32(out, inn, fill), rounds_input: false }
+    }
+
+    /// The same in half the memory, rounded to bfloat16; nothing is lost of rows that already are.
+    ///
+    /// With `rounds_input`, products are taken by `vdpbf16ps` where the processor has it (see [`dot_is_faster`]); they
+    /// round their input to bfloat16, too. Otherwise, and elsewhere, products have the bits that the same weights in float32 give.
+    pub fn pack_bf16_with(out: usize, inn: usize, rounds_input: bool, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        Self { rows_in: inn, cols_out: out, panels: Panels::bf16(out, inn, fill), rounds_input }
+    }
+
+    /// Packs quantized rows as they lie in a file, [`row_bytes`] each. Products have the bits that the same weights in
+    /// float32 give: nothing but the weights is rounded.
+    ///
+    /// # Panics
+    /// If `bytes` are not `out` rows of whole blocks.
+    pub fn pack_quantized(kind: Kind, (out, inn): (usize, usize), bytes: &[u8]) -> Self {
+        assert!(inn.is_multiple_of(kind.block()), "rows of {inn} are no whole blocks of {kind:?}");
+        assert_eq!(bytes.len(), out * row_bytes(kind, inn), "weight of shape [{out}, {inn}] in {kind:?}");
+        Self { rows_in: inn, cols_out: out, panels: Panels::quantized(kind, out, inn, bytes), rounds_input: false }
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
     }
 
     /// Length of an input row, `k`.
@@ -98,9 +100,8 @@ impl PackedMatrix {
     /// If there is no such row or `dst` is not `k` long.
     pub fn row(&self, out_row: usize, dst: &mut [f32]) {
         assert_eq!(dst.len(), self.rows_in, "weight row length");
-        for (dst, line) in dst.iter_mut().zip(self.panel_of(out_row)) {
-            *dst = line[out_row % NR];
-        }
+        assert!(out_row < self.cols_out, "weight row {out_row} of {}", self.cols_out);
+        self.panels.column((out_row / NR, out_row % NR), dst);
     }
 
     /// The dot product of weight row `out_row` with `x` `[k]`.
@@ -109,17 +110,9 @@ impl PackedMatrix {
     /// If there is no such row or `x` is not `k` long.
     pub fn dot_row(&self, out_row: usize, x: &[f32]) -> f32 {
         assert_eq!(x.len(), self.rows_in, "weight row length");
-        self.panel_of(out_row).iter().zip(x).fold(0.0, |sum, (line, x)| line[out_row % NR].mul_add(*x, sum))
-    }
-
-    fn panel_of(&self, out_row: usize) -> &[[f32; NR]] {
-        assert!(out_row < self.cols_out, "weight row {out_row} of {}", self.cols_out);
-        self.panel(out_row / NR)
-    }
-
-    /// Panel `p`, `[k][32]`.
-    fn panel(&self, p: usize) -> &[[f32; NR]] {
-        self.data[self.start + p * self.rows_in * NR..][..self.rows_in * NR].as_chunks().0
+        let mut row = scratch(self.rows_in);
+        self.row(out_row, &mut row);
+        row.iter().zip(x).fold(0.0, |sum, (w, x)| w.mul_add(*x, sum))
     }
 
     pub(crate) fn matmul_on(&self, arch: Arch, x: &[f32], out: &mut [f32]) {
@@ -144,17 +137,31 @@ impl PackedMatrix {
         // About four tasks a thread share the load evenly; more panels a task reuse the rows in the cache.
         let group = n.div_ceil(NR).div_ceil(4 * rayon::current_num_threads()).clamp(1, GROUP);
         for (x, out) in x.chunks(ROWS * k).zip(out.chunks_mut(ROWS * n)) {
+            let groups = column_groups(out, n, group * NR).into_par_iter().enumerate();
+            if self.rounds(arch, direction) {
+                let packed = pack_row_pairs(x, k);
+                let tiles = cast_slice::<f32, u32>(&packed).as_chunks::<MR>().0;
+                groups.for_each(|(g, rows)| {
+                    bf16::multiply(bf16::Product { panels: &self.panels, k, tiles, panel: g * group, rows });
+                });
+                continue;
+            }
             let packed = pack_rows(x, k);
             let tiles = packed.as_chunks::<MR>().0;
-            column_groups(out, n, group * NR).into_par_iter().enumerate().for_each(|(g, rows)| {
+            groups.for_each(|(g, rows)| {
                 arch.dispatch(Product { matrix: self, direction, k, tiles, panel: g * group, rows });
             });
         }
     }
+
+    /// Whether a product is taken by `vdpbf16ps`. Gradients never are: their inputs keep all their bits.
+    fn rounds(&self, arch: Arch, direction: Direction) -> bool {
+        self.rounds_input && direction == Direction::Forward && bf16::available(arch)
+    }
 }
 
 /// Which way the panels are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     Forward,
     Transposed,
@@ -176,6 +183,26 @@ fn pack_rows(x: &[f32], k: usize) -> Scratch {
                 for (line, x) in lines.iter_mut().zip(row) {
                     line[i] = *x;
                 }
+            }
+        }
+    });
+    packed
+}
+
+/// Rows `[m, k]` rounded to bfloat16, as tiles of `[k / 2][8]` pairs: bits, not numbers. An odd `k` is padded with zeros.
+fn pack_row_pairs(x: &[f32], k: usize) -> Scratch {
+    let pairs = k.div_ceil(2);
+    let mut packed = scratch(x.len().div_ceil(MR * k) * MR * pairs);
+    packed.par_chunks_mut(MR * pairs).zip(x.par_chunks(MR * k)).for_each(|(tile, rows)| {
+        let lines = cast_slice_mut::<f32, u32>(tile).as_chunks_mut::<MR>().0;
+        lines.fill([0; MR]);
+        for (i, row) in rows.chunks(k).enumerate() {
+            let (even, odd) = row.as_chunks::<2>();
+            for (line, x) in lines.iter_mut().zip(even) {
+                line[i] = bf16::pair(x[0], x[1]);
+            }
+            if let ([x], Some(line)) = (odd, lines.last_mut()) {
+                line[i] = bf16::pair(*x, 0.0);
             }
         }
     });
@@ -214,19 +241,17 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let width = self.rows.first().map_or(0, |row| row.len());
-        let mut transposed = match self.direction {
-            Direction::Forward => None,
-            Direction::Transposed => Some(scratch(DEPTH * NR)),
-        };
+        let mut lines = scratch(DEPTH * NR);
+        let lines = lines.as_chunks_mut::<NR>().0;
         for from in (0..self.k).step_by(DEPTH) {
             let to = self.k.min(from + DEPTH);
             for column in (0..width).step_by(NR) {
                 let panel = self.panel + column / NR;
-                let b = match &mut transposed {
-                    None => &self.matrix.panel(panel)[from..to],
-                    Some(lines) => {
-                        let lines = &mut lines.as_chunks_mut::<NR>().0[..to - from];
-                        transpose_panel(self.matrix, panel, from, lines);
+                let b = match self.direction {
+                    Direction::Forward => self.matrix.panels.lines(simd, (panel, self.k), from..to, lines),
+                    Direction::Transposed => {
+                        let lines = &mut lines[..to - from];
+                        transpose_panel(simd, self.matrix, (panel, from), lines);
                         &*lines
                     }
                 };
@@ -250,11 +275,12 @@ impl WithSimd for Product<'_> {
 
 /// Lines `from ..` of output panel `panel` of the transposed matrix: `lines[j][i] = W[from + j][32 panel + i]`.
 #[inline(always)]
-fn transpose_panel(matrix: &PackedMatrix, panel: usize, from: usize, lines: &mut [[f32; NR]]) {
+fn transpose_panel<S: Simd>(simd: S, matrix: &PackedMatrix, (panel, from): (usize, usize), lines: &mut [Line]) {
     let columns = panel * NR..matrix.rows_in.min((panel + 1) * NR);
+    let mut widened = [[0.0; NR]; NR];
     for (block, lines) in lines.chunks_mut(NR).enumerate() {
         // `from` is a multiple of the panels' width, so a block of lines is exactly one panel of the matrix.
-        let source = &matrix.panel(from / NR + block)[columns.clone()];
+        let source = matrix.panels.lines(simd, (from / NR + block, matrix.rows_in), columns.clone(), &mut widened);
         for (j, line) in lines.iter_mut().enumerate() {
             line.fill(0.0);
             for (x, source) in line.iter_mut().zip(source) {
@@ -266,6 +292,8 @@ fn transpose_panel(matrix: &PackedMatrix, panel: usize, from: usize, lines: &mut
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::{GgmlDType, QTensor};
+    use candle_core::{Device, Tensor};
     use proptest::prelude::*;
 
     use super::*;
@@ -299,11 +327,139 @@ mod tests {
         }
     }
 
+    /// The same weights in every form that a matrix may have, rounded as each form rounds them.
+    fn every_form(weight: &[f32], n: usize, k: usize) -> Vec<(&'static str, PackedMatrix)> {
+        let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * k..][..k]);
+        let mut forms = vec![
+            ("f32", PackedMatrix::pack_with(n, k, fill)),
+            ("bf16", PackedMatrix::pack_bf16_with(n, k, false, fill)),
+            ("bf16, rounding its input", PackedMatrix::pack_bf16_with(n, k, true, fill)),
+        ];
+        for (name, kind, dtype) in [("q8_0", Kind::Q8_0, GgmlDType::Q8_0), ("q4_k", Kind::Q4K, GgmlDType::Q4K)] {
+            if k.is_multiple_of(kind.block()) {
+                let rows = Tensor::from_slice(weight, (n, k), &Device::Cpu).unwrap();
+                let bytes = QTensor::quantize(&rows, dtype).unwrap();
+                forms.push((name, PackedMatrix::pack_quantized(kind, (n, k), &bytes.data().unwrap())));
+            }
+        }
+        forms
+    }
+
+    /// The weight that a form stands for.
+    fn widened(matrix: &PackedMatrix) -> Vec<f32> {
+        let mut weight = vec![0.0; matrix.rows_in * matrix.cols_out];
+        for (i, row) in weight.chunks_mut(matrix.rows_in).enumerate() {
+            matrix.row(i, row);
+        }
+        weight
+    }
+
+    #[test]
+    fn every_form_computes_with_exactly_the_weights_it_stands_for() {
+        // Several passes over the depth, several panels, a panel that is not full, tiles that are not full.
+        for (m, k, n) in [(9, 768, 77), (3, 301, 40)] {
+            let (weight, x, gy) = (numbers(1, n * k), numbers(2, m * k), numbers(3, m * n));
+            for (name, form) in every_form(&weight, n, k) {
+                let plain = PackedMatrix::pack(&widened(&form), n, k);
+                for arch in every_arch() {
+                    let product = |matrix: &PackedMatrix| {
+                        let (mut y, mut gx) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+                        matrix.matmul_on(arch, &x, &mut y);
+                        matrix.matmul_transposed_on(arch, &gy, &mut gx);
+                        (y, gx)
+                    };
+                    let ((y, gx), (expected, expected_gx)) = (product(&form), product(&plain));
+                    assert_eq!(gx, expected_gx, "{name}, {arch:?}");
+                    assert_eq!(y == expected, !form.rounds(arch, Direction::Forward), "{name}, {arch:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantized_weights_are_those_of_the_file() {
+        let (n, k) = (40, 512);
+        for (kind, dtype) in [(Kind::Q8_0, GgmlDType::Q8_0), (Kind::Q4K, GgmlDType::Q4K)] {
+            let rows = Tensor::from_vec(numbers(1, n * k), (n, k), &Device::Cpu).unwrap();
+            let blocks = QTensor::quantize(&rows, dtype).unwrap();
+            let expected = blocks.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let packed = PackedMatrix::pack_quantized(kind, (n, k), &blocks.data().unwrap());
+            assert_eq!(widened(&packed), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn forms_are_as_far_from_the_weights_as_their_bits_say() {
+        let (n, k) = (40, 512);
+        let weight = numbers(1, n * k);
+        let largest =
+            |form: &PackedMatrix| widened(form).iter().zip(&weight).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        let found: Vec<(&str, f32, usize)> =
+            every_form(&weight, n, k).iter().map(|(name, form)| (*name, largest(form), form.bytes())).collect();
+        // Weights lie between -1 and 1; of 40 rows, 64 are stored. Steps of 1/127 are rounded by half of one, and the
+        // largest weight by as much as its factor, a float16; steps of 2/15 likewise, of which scales of 6 bits make more.
+        let limits = [0.0, 2f32.powi(-9), 2f32.powi(-9), 0.5 / 127.0 + 2f32.powi(-11), 1.0 / 15.0 * 1.35];
+        let bits = [32.0, 16.0, 16.0, 9.0, 4.75];
+        for ((name, error, bytes), (limit, bits)) in found.into_iter().zip(limits.into_iter().zip(bits)) {
+            assert!(error <= limit, "{name}: {error}, expected at most {limit}");
+            assert_eq!(bytes as f64, 64.0 * k as f64 * bits / 8.0, "{name}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Rounding the input moves each of its numbers by 2^-8 of itself at most, and a sum of k products is off by at
+        /// most (k + 1) 2^-23 of the sum of their sizes, each product and each addition being rounded once.
+        #[test]
+        fn products_of_bfloat16_are_within_the_bound_of_its_rounding(
+            m in 1usize..20, k in 1usize..1200, n in 1usize..70, scale in -20i32..20, seed: u64,
+        ) {
+            let scale = 2f32.powi(scale);
+            let mut weight = numbers(seed, n * k);
+            weight.iter_mut().for_each(|w| *w = half::bf16::from_f32(*w).to_f32());
+            let x: Vec<f32> = numbers(seed ^ 1, m * k).iter().map(|x| x * scale).collect();
+            let packed = PackedMatrix::pack_bf16_with(n, k, true, |i, row| row.copy_from_slice(&weight[i * k..][..k]));
+            let exact = naive(&x, &weight, k);
+            let sizes = |x: &[f32]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
+            let size = naive(&sizes(&x), &sizes(&weight), k);
+            for arch in every_arch() {
+                let rounding = if packed.rounds(arch, Direction::Forward) { 2f64.powi(-8) } else { 0.0 };
+                let mut y = vec![f32::NAN; m * n];
+                packed.matmul_on(arch, &x, &mut y);
+                for ((y, exact), size) in y.iter().zip(&exact).zip(&size) {
+                    let error = (f64::from(*y) - exact).abs();
+                    let bound = (rounding + (k + 1) as f64 * 2f64.powi(-23)) * size + 1e-30;
+                    prop_assert!(error <= bound, "{y}, expected {exact} within {bound}, {arch:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_instruction_is_used_where_the_processor_has_it() {
+        let weight = numbers(1, 64);
+        let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * 8..][..8]);
+        let [rounding, exact] = [true, false].map(|rounds| PackedMatrix::pack_bf16_with(8, 8, rounds, fill));
+        assert_eq!(rounding.rounds(Arch::new(), Direction::Forward), is_x86_feature_detected!("avx512bf16"));
+        assert!(!rounding.rounds(Arch::new(), Direction::Transposed));
+        assert!(!exact.rounds(Arch::new(), Direction::Forward));
+    }
+
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company() {
-        let (k, n, most) = (300, 77, 300);
-        let (weight, x, gy) = (numbers(1, n * k), numbers(2, most * k), numbers(3, most * n));
-        let packed = PackedMatrix::pack(&weight, n, k);
+        let (n, most) = (77, 300);
+        for k in [300, 768] {
+            for (name, packed) in every_form(&numbers(1, n * k), n, k) {
+                same_bits_alone_and_in_company(name, &packed, most);
+            }
+        }
+    }
+
+    fn same_bits_alone_and_in_company(name: &str, packed: &PackedMatrix, most: usize) {
+        let (k, n) = (packed.rows_in, packed.cols_out);
+        let (x, gy) = (numbers(2, most * k), numbers(3, most * n));
         for arch in every_arch() {
             let (mut y, mut gx) = (vec![0.0; most * n], vec![0.0; most * k]);
             packed.matmul_on(arch, &x, &mut y);
@@ -317,8 +473,8 @@ mod tests {
                     packed.matmul_transposed_on(arch, &gy[from * n..], &mut back);
                     (part, back)
                 }) {
-                    assert_eq!(part, y[from * n..], "{m} rows, {arch:?}");
-                    assert_eq!(back, gx[from * k..], "{m} gradient rows, {arch:?}");
+                    assert_eq!(part, y[from * n..], "{name}: {m} rows, {arch:?}");
+                    assert_eq!(back, gx[from * k..], "{name}: {m} gradient rows, {arch:?}");
                 }
             }
         }

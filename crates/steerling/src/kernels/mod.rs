@@ -1,4 +1,4 @@
-//! The processor kernels of the hot path: plain `f32` slices in and out, safe Rust throughout.
+//! The processor kernels of the hot path: plain `f32` slices in and out, safe Rust but for one instruction (`bf16`).
 //!
 //! Vector code is written once against [`pulp::Simd`] and compiled for every instruction set; the best one is chosen
 //! at run time (AVX-512, AVX2, NEON or scalar), so one binary serves every machine. Work is shared with rayon.
@@ -7,11 +7,14 @@
 //! threads there are: the results are bitwise equal. Between instruction sets the last bits may differ.
 
 pub mod attention;
+mod bf16;
 pub mod grad;
 pub mod matmul;
 mod norm;
+mod panels;
 pub mod pointwise;
 mod qkv;
+mod quant;
 mod rows;
 pub(crate) mod scratch;
 pub mod softmax;

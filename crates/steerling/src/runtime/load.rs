@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::backbone::{Backbone, Compute};
 use crate::catalog::Catalog;
-use crate::checkpoint::{Progress, Reader, Synthetic, Weights};
+use crate::checkpoint::{Form, Progress, Reader, Synthetic, Weights};
 use crate::concepts::ConceptHeads;
 use crate::config::{Config, Preset};
 use crate::steer::WeightEdit;
@@ -114,7 +114,7 @@ fn cuda_present() -> bool {
 /// The type to compute in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DtypeChoice {
-    /// float32 on the CPU, bfloat16 on a GPU.
+    /// float32 on the CPU, with weights no larger than in their file; bfloat16 on a GPU.
     #[default]
     Auto,
     /// float32.
@@ -197,6 +197,8 @@ pub struct ModelInfo {
     pub device: String,
     /// In which type: `f32`, `bf16`, `f16`.
     pub dtype: String,
+    /// In which type most of its weights lie in memory: `f32`, `bf16`, `f16`, `q8_0`, `q4_k`.
+    pub weights: String,
     /// Random weights, whose text is noise.
     pub synthetic: bool,
     /// Its files are compiled into the program.
@@ -257,7 +259,7 @@ impl Model {
     ) -> Result<Self> {
         let config = weights.config();
         let catalog = Arc::new(Catalog::generated(config)?);
-        let reader = Reader::new(weights, progress)?;
+        let reader = Reader::new(weights, progress);
         let backbone = Backbone::load(&reader, config, &compute)?;
         let heads = ConceptHeads::load(&reader, config, &compute)?;
         let info = ModelInfo {
@@ -268,6 +270,7 @@ impl Model {
                 _ => "cpu".into(),
             },
             dtype: compute.dtype.as_str().into(),
+            weights: Form::of(weights.stored("transformer.blocks.0.mlp.c_fc.weight")?, &compute).to_string(),
             synthetic: matches!(weights, Weights::Random(_)),
             embedded: matches!(weights, Weights::Files(files) if matches!(files.dir(), ModelDir::Embedded(_))),
             config: config.clone(),

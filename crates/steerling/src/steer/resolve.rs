@@ -63,7 +63,7 @@ impl Model {
     /// [`Error::Device`].
     pub fn alignment(&self, vector: &[f32]) -> Result<Vec<f32>> {
         let compute = self.backbone().compute();
-        let vector = Tensor::from_slice(vector, (1, vector.len()), &compute.device)?.to_dtype(compute.dtype)?;
+        let vector = Tensor::from_slice(vector, (1, vector.len()), &compute.device)?.to_dtype(compute.activations())?;
         let mut alignment = Vec::new();
         self.backbone().lm_head().forward_to_host(&vector, &mut alignment)?;
         Ok(alignment)

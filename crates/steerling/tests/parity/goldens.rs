@@ -76,8 +76,12 @@ pub(crate) fn model_in(dir: &str, compute: Compute) -> Model {
 
 /// A model with random weights.
 pub(crate) fn synthetic(config: Config, seed: u64) -> Model {
-    let weights = Weights::Random(Synthetic::new(config, seed, DType::F32).unwrap());
-    build("synthetic", &weights, Compute::cpu_f32())
+    synthetic_in(config, seed, DType::F32, Compute::cpu_f32())
+}
+
+/// The same, stored in a type and computed in another.
+pub(crate) fn synthetic_in(config: Config, seed: u64, stored: DType, compute: Compute) -> Model {
+    build("synthetic", &Weights::Random(Synthetic::new(config, seed, stored).unwrap()), compute)
 }
 
 fn build(name: &str, weights: &Weights, compute: Compute) -> Model {

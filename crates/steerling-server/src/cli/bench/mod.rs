@@ -70,6 +70,8 @@ struct Report {
     parameters: u64,
     device: String,
     dtype: String,
+    /// Type in which most weights lie in memory.
+    weights: String,
     threads: usize,
     load_seconds: f64,
     prompt_tokens: usize,
@@ -136,6 +138,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         parameters: info.parameters,
         device: info.device.clone(),
         dtype: info.dtype.clone(),
+        weights: info.weights.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         load_seconds,
         prompt_tokens: args.prompt_tokens,
@@ -233,11 +236,12 @@ fn peak_memory_mib() -> Option<u64> {
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
 fn print(report: &Report) {
     println!(
-        "{} ({:.1} M parameters) on {} in {}, {} threads, loaded in {:.1} s; prompt {}, {} new tokens",
+        "{} ({:.1} M parameters) on {} in {}, weights in {}, {} threads, loaded in {:.1} s; prompt {}, {} new tokens",
         report.model,
         report.parameters as f64 / 1e6,
         report.device,
         report.dtype,
+        report.weights,
         report.threads,
         report.load_seconds,
         report.prompt_tokens,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use steerling::backbone::KvPool;
-use steerling::checkpoint::Checkpoint;
+use steerling::checkpoint::{Checkpoint, Form};
 use steerling::config::{ConceptConfig, MlpKind, NormKind, NormOrder, UnknownConfig};
 use steerling::{Config, DeviceChoice, DtypeChoice, RuntimeOptions, Tokenizer};
 
@@ -32,11 +32,16 @@ struct Memory {
 }
 
 impl Memory {
-    fn of(config: &Config, dtype: DtypeChoice) -> steerling::Result<Self> {
+    fn of(checkpoint: &Checkpoint, dtype: DtypeChoice) -> steerling::Result<Self> {
+        let config = checkpoint.config();
         let compute = RuntimeOptions { device: DeviceChoice::Cpu, dtype, ..RuntimeOptions::default() }.compute()?;
         Ok(Self {
             dtype,
-            weights: config.param_count() * compute.dtype.size_in_bytes() as u64,
+            weights: checkpoint
+                .tensors()
+                .filter_map(|tensor| checkpoint.view(tensor.name).ok())
+                .map(|view| Form::of(view.stored, &compute).bytes(view.shape.iter().product::<usize>() as u64))
+                .sum(),
             page: KvPool::page_bytes(config, &compute),
             pages: config.context.div_ceil(config.diff_block_size),
         })
@@ -80,7 +85,7 @@ impl<'a> Facts<'a> {
             },
             dtypes,
             files: checkpoint.files().map(file).collect(),
-            memory: [Memory::of(config, DtypeChoice::F32)?, Memory::of(config, DtypeChoice::Bf16)?],
+            memory: [Memory::of(checkpoint, DtypeChoice::F32)?, Memory::of(checkpoint, DtypeChoice::Bf16)?],
         })
     }
 

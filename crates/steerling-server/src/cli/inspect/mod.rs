@@ -1,5 +1,6 @@
-//! `steerling inspect`: what a checkpoint directory holds, and everything that keeps it from being used.
+//! `steerling inspect`: what a checkpoint holds, and everything that keeps it from being used.
 
+mod against;
 mod facts;
 pub(super) mod problems;
 
@@ -12,14 +13,15 @@ use steerling::ModelDir;
 use steerling_server::config::model_dir;
 
 use super::output::{emit, table};
+use against::{AgainstArgs, Compared};
 use facts::Facts;
 
-/// Tell what a checkpoint directory holds.
+/// Tell what a checkpoint holds.
 ///
-/// Lists everything for which the directory would be refused, and then ends with status 1.
+/// Lists everything for which it would be refused, and then ends with status 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// Checkpoint directory; without it, the demo model inside the program
+    /// Checkpoint directory or GGUF file; without it, the demo model inside the program
     dir: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -27,6 +29,8 @@ pub(crate) struct InspectArgs {
     /// Also list every tensor
     #[arg(long)]
     tensors: bool,
+    #[command(flatten)]
+    against: AgainstArgs,
 }
 
 /// Inspects and prints.
@@ -36,18 +40,18 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let dir = model_dir(args.dir.as_deref());
     if let ModelDir::Disk(path) = &dir
-        && !path.is_dir()
+        && !path.exists()
     {
-        let what = if path.exists() { "not a directory" } else { "no such directory" };
-        bail!("{dir}: {what}");
+        bail!("{dir}: no such directory or file");
     }
     let found = problems::inspect(&dir);
     let facts = match (&found.checkpoint, &found.layout) {
         (Some(checkpoint), Some(layout)) => Some(Facts::of(checkpoint, found.tokenizer.as_ref(), layout)?),
         _ => None,
     };
+    let compared = if found.problems.is_empty() { args.against.compare(&dir)? } else { None };
     let text = if args.json { json_text } else { plain_text };
-    emit(&text(args, &dir, &found, facts.as_ref()))?;
+    emit(&text(args, &dir, &found, (facts.as_ref(), compared.as_ref())))?;
     match found.problems.len() {
         0 => Ok(()),
         1 => bail!("{dir} would be refused: 1 problem"),
@@ -55,7 +59,10 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     }
 }
 
-fn json_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts: Option<&Facts>) -> String {
+/// What is told of a checkpoint, and of its answers.
+type Told<'a> = (Option<&'a Facts<'a>>, Option<&'a Compared>);
+
+fn json_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, (facts, compared): Told) -> String {
     let mut json = facts.map_or_else(|| json!({}), Facts::json);
     json["directory"] = dir.to_string().into();
     json["usable"] = found.problems.is_empty().into();
@@ -68,13 +75,20 @@ fn json_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts:
         };
         json["tensors"] = checkpoint.tensors().map(tensor).collect();
     }
+    if let Some(compared) = compared {
+        json["fidelity"] = compared.json();
+    }
     format!("{json:#}\n")
 }
 
-fn plain_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts: Option<&Facts>) -> String {
+fn plain_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, (facts, compared): Told) -> String {
     let mut text = format!("{dir}\n");
     if let Some(facts) = facts {
         text.push_str(&table(&facts.rows()));
+    }
+    if let Some(compared) = compared {
+        text.push_str("\nfidelity\n");
+        text.push_str(&table(&compared.rows()));
     }
     if let (true, Some(checkpoint)) = (args.tensors, &found.checkpoint) {
         text.push_str("\ntensors\n");
@@ -91,7 +105,7 @@ fn plain_text(args: &InspectArgs, dir: &ModelDir, found: &problems::Found, facts
         }
     }
     if found.problems.is_empty() {
-        text.push_str("\nno problems: this directory can be used\n");
+        text.push_str("\nno problems: this checkpoint can be used\n");
     }
     text
 }
