@@ -15,7 +15,9 @@ const KEY: &str = "api_key";
 pub(super) fn describe(document: &mut OpenApi) {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key of the server, where it has any. An operation names the scope that its key needs."))
+        .description(Some(
+            "An API key of the server, where it has any. An operation names the scope that its key needs.",
+        ))
         .build();
     document.components.get_or_insert_default().add_security_scheme(KEY, SecurityScheme::Http(bearer));
     for (path, item) in &mut document.paths.paths {

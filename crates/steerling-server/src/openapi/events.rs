@@ -19,7 +19,7 @@ pub(crate) enum GenerateEvent {
     /// Why the tokens of the `block` before were committed, if attribution is asked for.
     Attribution(AttributionEvent),
     /// The whole result.
-    Done(GenerateResult),
+    Done(Box<GenerateResult>),
     /// It has failed. Nothing follows.
     Error(ErrorBody),
 }

@@ -39,7 +39,7 @@ impl Server {
 #[tokio::test]
 async fn without_a_valid_key_every_described_path_but_health_and_the_page_answers_401() {
     let (server, [key]) = guarded([""], Script::default()).await;
-    let document: Value = serde_json::from_str(&steerling_server::openapi::document()).unwrap();
+    let document: Value = serde_json::from_str(steerling_server::openapi::document()).unwrap();
     let mut refused = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {

@@ -74,7 +74,7 @@ pub(crate) struct GenerateRequest {
     /// Attribute every token to concepts while it is committed; null for none.
     pub(crate) attribution: Option<AttributionRequest>,
     /// A policy of the server that is to hold for this generation, beside the one that holds for all; null for none.
-    policy: Option<String>,
+    pub(crate) policy: Option<String>,
     /// Return all commits, in order.
     #[schema(default = false)]
     pub(crate) return_trace: bool,

@@ -133,7 +133,7 @@ impl Plan {
 
     /// Starts all generations.
     pub(super) async fn open(&mut self, state: &AppState, deadline: Instant) -> Result<Opened, ApiError> {
-        let opened = lanes::open(&state.engine, deadline, std::mem::take(&mut self.generations)).await;
+        let opened = lanes::open(state, deadline, std::mem::take(&mut self.generations)).await;
         opened.map_err(|error| error.in_terms(&[("max_new_tokens", self.max_tokens)]))
     }
 

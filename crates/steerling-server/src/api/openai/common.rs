@@ -31,6 +31,7 @@ pub(super) const FIELDS: &[&str] = &[
     "decoding",
     "cfg_scale",
     "repetition_penalty",
+    "policy",
 ];
 
 /// How to generate, whatever from. Null is the same as leaving a field out.
@@ -71,6 +72,8 @@ pub(super) struct Common {
     /// reference's 1.1.
     #[schema(minimum = 0.01, maximum = 100)]
     repetition_penalty: Option<f32>,
+    /// Beyond OpenAI: a policy of the server's configuration, beside the one that holds for all.
+    policy: Option<String>,
 }
 
 /// A string or several.
@@ -150,9 +153,10 @@ impl Common {
                 Some(Stop::One(stop)) => vec![stop],
                 Some(Stop::Several(stop)) => stop,
             },
-            decoding: self.decoding.clone().unwrap_or(usual.decoding),
+            decoding: self.decoding.unwrap_or(usual.decoding),
             steering: self.steering.clone(),
             attribution: self.attribution,
+            policy: self.policy.clone(),
             ..usual
         }
     }
