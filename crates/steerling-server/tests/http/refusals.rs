@@ -20,7 +20,7 @@ async fn a_wrong_field_is_refused_by_name_before_the_stream_begins() {
         (json!({"prompt": "a", "stop_tokens": [1, "x"]}), "invalid_request", json!("stop_tokens[1]")),
         (json!({"prompt": "a", "stop": [""]}), "invalid_request", json!("stop[0]")),
         (json!({"prompt": "a", "align": "left"}), "invalid_request", json!("align")),
-        (json!({"prompt": "a", "decoding": {"method": "fast"}}), "invalid_request", json!("decoding")),
+        (json!({"prompt": "a", "decoding": {"method": "fast"}}), "invalid_request", json!("decoding.method")),
         (json!({"prompt": "a", "decoding": {"method": "threshold"}}), "invalid_request", json!("decoding")),
         (json!({"prompt": "a", "decoding": {"method": "factor", "gamma": 1}}), "invalid_request", json!("decoding")),
         (
