@@ -408,7 +408,7 @@ async fn what_would_change_the_answer_is_refused_by_name_and_the_harmless_is_acc
         (&completion, "prompt", json!([[5], [5, 100_281]]), "prompt[1][1]"),
         (&completion, "prompt", json!([0.5]), "prompt"),
         (&completion, "stream_options", json!({"include_usage": true}), "stream_options"),
-        (&completion, "decoding", json!({"method": "entropy_bound", "gamma": 0.1}), "decoding"),
+        (&completion, "decoding", json!({"method": "entropy_bound", "gamma": -1}), "decoding.gamma"),
         (&completion, "steering", json!({}), "steering"),
         (&chat, "tools", json!([{"type": "function"}]), "tools"),
         (&chat, "functions", json!([{}]), "functions"),
