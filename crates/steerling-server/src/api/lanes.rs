@@ -40,8 +40,8 @@ pub(crate) async fn open(
     deadline: Instant,
     mut wanted: Vec<(Option<String>, Prepared)>,
 ) -> Result<Opened, ApiError> {
-    govern(state, deadline, &mut wanted).await?;
     let mut places = state.engine.reserve(wanted.len())?;
+    govern(state, &places, deadline, &mut wanted).await?;
     let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
     let steerings = resolve(&places, deadline, specs).await?;
     let generations =
@@ -66,14 +66,14 @@ pub(crate) async fn open(
     Ok(Opened { lanes, steerings, places })
 }
 
-/// Applies the server's policies; what they refuse is noted in the audit log. No place is held meanwhile: reading the
-/// prompts takes one of its own.
+/// Applies the server's policies; what they refuse is noted in the audit log.
 async fn govern(
     state: &AppState,
+    places: &Places,
     deadline: Instant,
     wanted: &mut [(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
-    let governed = policy::enforce(state, deadline, wanted).await;
+    let governed = policy::enforce(&state.options.guard.policies, places, deadline, wanted).await;
     if let (Some(audit), Err(error)) = (&state.audit, &governed)
         && error.code == Code::RefusedByPolicy
     {

@@ -67,7 +67,7 @@ impl AppState {
     }
 
     /// The model, or the reason why it cannot be used.
-    pub(crate) fn model(&self) -> Result<Arc<Model>, ApiError> {
+    fn model(&self) -> Result<Arc<Model>, ApiError> {
         self.engine.model().ok_or_else(|| ApiError::not_ready(NotReady::Loading))
     }
 

@@ -19,8 +19,21 @@ pub(crate) async fn of_texts<T, F>(
     deadline: Instant,
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
-    mut reduce: F,
+    reduce: F,
 ) -> Result<Vec<T>, ApiError>
+where
+    T: Send + 'static,
+    F: FnMut(&TextStates, &Runtime) -> steerling::Result<Vec<T>> + Send + 'static,
+{
+    Ok(state.engine.run(WorkKind::Embed, deadline, reading(texts, pooling, reduce))?.await?)
+}
+
+/// The work of [`of_texts`], also for a request that has its places already.
+pub(crate) fn reading<T, F>(
+    texts: Vec<Vec<u32>>,
+    pooling: Pooling,
+    mut reduce: F,
+) -> impl FnMut(&mut Runtime) -> steerling::Result<Option<Vec<T>>> + Send + 'static
 where
     T: Send + 'static,
     F: FnMut(&TextStates, &Runtime) -> steerling::Result<Vec<T>> + Send + 'static,
@@ -28,7 +41,7 @@ where
     let mut queue = VecDeque::from(texts);
     let mut job: Option<EmbedJob> = None;
     let mut found = Vec::with_capacity(queue.len());
-    let work = move |runtime: &mut Runtime| {
+    move |runtime: &mut Runtime| {
         let Some(running) = &mut job else {
             let mut group: Vec<Vec<u32>> = Vec::new();
             let mut tokens = 0;
@@ -47,8 +60,7 @@ where
             found.extend(reduce(&states, runtime)?);
         }
         Ok(None)
-    };
-    Ok(state.engine.run(WorkKind::Embed, deadline, work)?.await?)
+    }
 }
 
 /// The ids of a text that the model is to read.

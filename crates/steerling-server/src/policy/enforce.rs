@@ -5,21 +5,22 @@ use std::time::Instant;
 use serde_json::json;
 use steerling::embed::Pooling;
 
-use super::{Policy, Rule};
-use crate::api::AppState;
+use super::{Policies, Policy, Rule};
 use crate::api::embed::global;
 use crate::api::generate::request::Prepared;
-use crate::api::states::of_texts;
+use crate::api::states::reading;
+use crate::engine::{Places, WorkKind};
 use crate::error::ApiError;
 
 /// Refuses what the policies of a request refuse, and adds what they steer to every one of its generations.
 pub(crate) async fn enforce(
-    state: &AppState,
+    policies: &Policies,
+    places: &Places,
     deadline: Instant,
     wanted: &mut [(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
     let Some((_, first)) = wanted.first() else { return Ok(()) };
-    let policies = state.options.guard.policies.in_force(first.head.policy.as_deref())?;
+    let policies = policies.in_force(first.head.policy.as_deref())?;
     if policies.is_empty() {
         return Ok(());
     }
@@ -27,7 +28,7 @@ pub(crate) async fn enforce(
     check_steering(&policies, first)?;
     let rules: Vec<Rule> = policies.iter().flat_map(|(_, policy)| policy.rules.clone()).collect();
     if !rules.is_empty() {
-        check_prompts(state, deadline, rules, wanted).await?;
+        check_prompts(places, deadline, rules, wanted).await?;
     }
     let names: Vec<String> = policies.iter().map(|(name, _)| (*name).to_owned()).collect();
     for (_, prepared) in wanted.iter_mut() {
@@ -59,7 +60,7 @@ fn check_steering(policies: &[(&str, &Policy)], prepared: &Prepared) -> Result<(
 
 /// Reads each prompt once, and refuses it if a concept is too strong in it.
 async fn check_prompts(
-    state: &AppState,
+    places: &Places,
     deadline: Instant,
     rules: Vec<Rule>,
     wanted: &[(Option<String>, Prepared)],
@@ -70,8 +71,10 @@ async fn check_prompts(
             prompts.push(prompt.to_vec());
         }
     }
-    let known = state.model()?.catalog.known_len();
-    let broken = of_texts(state, deadline, prompts, Pooling::None, move |states, runtime| {
+    let Some(known) = wanted.first().map(|(_, prepared)| prepared.head.model.catalog.known_len()) else {
+        return Ok(());
+    };
+    let read = reading(prompts, Pooling::None, move |states, runtime| {
         let texts = states.concepts(runtime.model())?.into_iter();
         Ok(texts
             .map(|rows| {
@@ -85,8 +88,8 @@ async fn check_prompts(
                 measured.filter(|(rule, weight)| *weight >= rule.threshold).collect::<Vec<_>>()
             })
             .collect())
-    })
-    .await?;
+    });
+    let broken: Vec<Vec<(Rule, f32)>> = places.run(WorkKind::Embed, deadline, read)?.await?;
     let Some((rule, weight)) = broken.into_iter().flatten().next() else { return Ok(()) };
     let Rule { policy, concept, name, threshold, over } = rule;
     let message = format!(
