@@ -229,7 +229,7 @@ fn every_method_gives_the_same_alone_and_in_a_mixed_batch() {
     let spec = CanvasSpec::of(&runtime.info().config);
     let canvas = |n: usize, decoding: Decoding| {
         let prompt: Vec<u32> = (0..9 + 5 * n as u32).map(|i| (i * 13 + 5) % 500).collect();
-        let cfg_scale = if n % 2 == 0 { 0.0 } else { 0.8 };
+        let cfg_scale = if n.is_multiple_of(2) { 0.0 } else { 0.8 };
         let params =
             GenerateParams { max_new_tokens: 40, seed: n as u64, decoding, cfg_scale, ..GenerateParams::default() };
         Canvas::new(&prompt, params, &spec).unwrap()
