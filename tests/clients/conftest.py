@@ -12,10 +12,8 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory):
-    """The same, where no request may take long."""
-    with serving.serve("--timeout-seconds", "20", log=tmp_path_factory.mktemp("url") / "log") as server:
-        yield server.url
+def url(server):
+    return server.url
 
 
 @pytest.fixture(scope="session")

@@ -38,12 +38,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(*flags, log):
-    """A ready server with `flags`, for as long as the context lasts. Its log goes to the file `log`."""
+def serve(*flags, log, **variables):
+    """A ready server with `flags` and environment `variables`, for as long as the context lasts. Its log goes to the file `log`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STEERLING_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STEERLING_")} | variables
     with open(log, "wb") as lines:
         process = subprocess.Popen(
             [BIN / "steerling", "serve", "--device", "cpu", "--port", str(port), *flags],

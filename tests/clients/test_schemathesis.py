@@ -6,14 +6,25 @@ import re
 import subprocess
 import sys
 
+import pytest
+import serving
+
 HERE = pathlib.Path(__file__).parent
 SECONDS = 90
+KEY = "a key for this test"
 
 
-def test_the_server_keeps_its_contract_whatever_it_is_sent(url, tmp_path):
+@pytest.fixture
+def guarded(tmp_path):
+    """The address of a server that wants a key, where no request may take long."""
+    with serving.serve("--timeout-seconds", "20", log=tmp_path / "log", STEERLING_API_KEY=KEY) as server:
+        yield server.url
+
+
+def test_the_server_keeps_its_contract_whatever_it_is_sent(guarded, tmp_path):
     command = [
         pathlib.Path(sys.executable).parent / "schemathesis", "--config-file", HERE / "schemathesis.toml",
-        "run", f"{url}/openapi.json", "--phases", "examples,coverage,fuzzing", "--max-time", str(SECONDS),
+        "run", f"{guarded}/openapi.json", "--header", f"Authorization: Bearer {KEY}", "--phases", "examples,coverage,fuzzing", "--max-time", str(SECONDS),
         "--checks", "all", "--exclude-checks", "positive_data_acceptance", "--seed", "1", "--continue-on-failure",
         "--no-color",
     ]
