@@ -125,7 +125,7 @@ pub struct GuardOptions {
     /// Private key of the certificate, in PEM
     #[arg(long, env = "STEERLING_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Web pages that may ask from a browser, by origin (https://example.org), or `*` for all
+    /// Web pages that may ask from a browser, by origin (`https://example.org`), or `*` for all
     #[arg(long, env = "STEERLING_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS", value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
     /// Time for the head of a request, and for the next one on an open connection, in seconds
