@@ -3,6 +3,9 @@
 //! The crate loads checkpoints, computes forward passes and denoising steps, and knows nothing of HTTP or of other
 //! threads: a [`Denoiser`] lives where its device lives.
 
+#[cfg(test)]
+extern crate self as steerling;
+
 pub mod attribute;
 pub mod backbone;
 pub mod cache;
@@ -18,6 +21,7 @@ pub mod embed;
 mod error;
 pub mod fidelity;
 mod generation;
+pub mod gpu;
 pub mod kernels;
 pub mod params;
 pub mod profile;

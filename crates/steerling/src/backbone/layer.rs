@@ -26,9 +26,9 @@ pub(super) struct Attention {
 /// The feed-forward half.
 #[derive(Debug, Clone)]
 pub(super) struct Mlp {
-    kind: MlpKind,
-    c_fc: Linear,
-    c_proj: Linear,
+    pub(super) kind: MlpKind,
+    pub(super) c_fc: Linear,
+    pub(super) c_proj: Linear,
 }
 
 /// One layer.
@@ -36,9 +36,9 @@ pub(super) struct Mlp {
 pub(super) struct Layer {
     pub(super) attn: Attention,
     pub(super) mlp: Mlp,
-    ln_1: Norm,
-    ln_2: Norm,
-    order: NormOrder,
+    pub(super) ln_1: Norm,
+    pub(super) ln_2: Norm,
+    pub(super) order: NormOrder,
 }
 
 impl Layer {

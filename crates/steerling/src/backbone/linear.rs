@@ -17,17 +17,24 @@ pub struct Compute {
     /// The type of weights and activations; on the CPU bfloat16 is the type of weights and of what they are multiplied
     /// with, see [`Compute::activations`].
     pub dtype: DType,
+    /// Whether the GPU kernels run on the host instead of the CPU kernels, for tests; see [`crate::gpu::host`].
+    pub gpu_on_host: bool,
 }
 
 impl Compute {
     /// Single precision on the CPU, the type in which the goldens were recorded.
     pub fn cpu_f32() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32 }
+        Self { device: Device::Cpu, dtype: DType::F32, gpu_on_host: false }
     }
 
     /// Whether the CPU kernels of this crate apply; everything else runs on candle's operations.
     pub fn has_kernels(&self) -> bool {
-        self.device.is_cpu() && matches!(self.dtype, DType::F32 | DType::BF16)
+        self.device.is_cpu() && !self.gpu_on_host && matches!(self.dtype, DType::F32 | DType::BF16)
+    }
+
+    /// Whether the GPU kernels of this crate apply.
+    pub fn has_gpu_kernels(&self) -> bool {
+        (self.device.is_cuda() || self.gpu_on_host) && matches!(self.dtype, DType::F32 | DType::BF16)
     }
 
     /// The type of everything between products. The CPU kernels keep it in float32: it costs them nothing, and what
@@ -42,7 +49,7 @@ impl Compute {
 pub enum Matrix {
     /// For the CPU kernels, the only copy of the weight.
     Packed(Arc<PackedMatrix>),
-    /// Transposed, `[in, out]`: a product with rows then reads both operands in order.
+    /// As in the checkpoint, `[out, in]`.
     Dense(Tensor),
 }
 
@@ -63,7 +70,7 @@ impl Matrix {
                 if let Some(last) = shape.last_mut() {
                     *last = out;
                 }
-                Ok(x.reshape((rows, inn))?.matmul(weight)?.reshape(shape)?)
+                Ok(x.reshape((rows, inn))?.matmul(&weight.t()?)?.reshape(shape)?)
             }
         }
     }
@@ -90,7 +97,7 @@ impl Matrix {
             Self::Packed(matrix) => {
                 Ok(x.contiguous()?.apply_op1(Product { matrix: matrix.clone(), transposed: true })?)
             }
-            Self::Dense(weight) => Ok(x.matmul(&weight.t()?)?),
+            Self::Dense(weight) => Ok(x.matmul(weight)?),
         }
     }
 
@@ -110,8 +117,16 @@ impl Matrix {
             }
             Self::Dense(weight) => {
                 let ids = Tensor::new(ids, weight.device())?;
-                Ok(weight.index_select(&ids, 1)?.t()?.contiguous()?)
+                Ok(weight.index_select(&ids, 0)?)
             }
+        }
+    }
+
+    /// The weight as it lies on the device, `[out, in]`, unless it is packed for the CPU kernels.
+    pub(crate) fn dense(&self) -> Option<&Tensor> {
+        match self {
+            Self::Packed(_) => None,
+            Self::Dense(weight) => Some(weight),
         }
     }
 
@@ -119,7 +134,7 @@ impl Matrix {
     pub fn dims(&self) -> (usize, usize) {
         match self {
             Self::Packed(matrix) => (matrix.rows_in(), matrix.cols_out()),
-            Self::Dense(weight) => (weight.dims()[0], weight.dims()[1]),
+            Self::Dense(weight) => (weight.dims()[1], weight.dims()[0]),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the specification, from operations through which gradients flow: kernels on the CPU in float32, else candle's own.
 //! [`Backbone::forward_paged`] computes chosen attention blocks against cached pages and is what serves.
 
+mod gpu;
 mod grad;
 mod inject;
 mod layer;
@@ -35,6 +36,8 @@ pub struct Backbone {
     /// `None` when tied: then it is `tok_emb`.
     lm_head: Option<Matrix>,
     rotary: Option<rotary::Rotary>,
+    /// Whether paged forwards run on the GPU kernels.
+    on_gpu: bool,
     profile: Profile,
 }
 
@@ -59,7 +62,10 @@ impl Backbone {
             false => None,
         };
         let ln_f = norm::Norm::load(reader, &format!("{prefix}ln_f"), d, config, compute)?;
-        Ok(Self {
+        if compute.has_gpu_kernels() {
+            crate::gpu::prepare(&compute.device)?;
+        }
+        let mut backbone = Self {
             config: config.clone(),
             compute: compute.clone(),
             tok_emb,
@@ -67,8 +73,11 @@ impl Backbone {
             ln_f,
             lm_head,
             rotary,
+            on_gpu: false,
             profile: Profile::default(),
-        })
+        };
+        backbone.on_gpu = backbone.is_covered();
+        Ok(backbone)
     }
 
     /// The configuration it was built from.

@@ -10,6 +10,7 @@ use super::ops;
 use crate::Result;
 use crate::checkpoint::Reader;
 use crate::config::{Config, NormKind};
+use crate::gpu;
 
 /// A norm over the last dimension.
 #[derive(Debug, Clone)]
@@ -79,6 +80,19 @@ impl Norm {
             Some(bias) => y.broadcast_add(bias)?,
         };
         Ok(y.to_dtype(dtype)?)
+    }
+
+    /// `norm(x)`, or `residual + norm(x)`, of rows `[N, width]` by the GPU kernel; see [`Norm::gpu_weight`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) fn on_gpu(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        gpu::rms_norm(x, &self.weight, residual, self.eps)
+    }
+
+    /// The weight for the GPU kernels, which know the RMSNorm alone.
+    pub(super) fn gpu_weight(&self) -> Option<&Tensor> {
+        self.bias.is_none().then_some(&self.weight)
     }
 
     /// The weight for the CPU kernels, if they apply.

@@ -65,7 +65,7 @@ impl PagedBatch {
     }
 
     /// The blocks reduced to their selected rows, numbered as they stand in `selected`.
-    fn selected_blocks(&self) -> Vec<BlockRows> {
+    pub(super) fn selected_blocks(&self) -> Vec<BlockRows> {
         let mut at = 0;
         let mut blocks = Vec::new();
         for block in &self.blocks {
@@ -83,7 +83,7 @@ impl PagedBatch {
 /// Keys and values of all layers, page by page.
 pub struct KvPool {
     /// Per layer keys and values, each `[P, G, S, hd]`.
-    layers: Vec<(Tensor, Tensor)>,
+    pub(super) layers: Vec<(Tensor, Tensor)>,
 }
 
 impl KvPool {
@@ -113,6 +113,9 @@ impl Backbone {
     /// # Errors
     /// If the device fails.
     pub fn forward_paged(&self, batch: &PagedBatch, pool: &mut KvPool) -> Result<Tensor> {
+        if self.on_gpu {
+            return self.forward_on_gpu(batch, pool);
+        }
         let profile = &self.profile;
         let (mut x, tables) = profile.time(Part::Embed, || -> Result<_> {
             let tables = self.rotary.as_ref().map(|rotary| rotary.rows(&batch.positions)).transpose()?;

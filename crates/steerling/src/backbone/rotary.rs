@@ -43,6 +43,11 @@ impl Rotary {
         Ok(Self { cos: table(cos)?, sin: table(sin)? })
     }
 
+    /// Cosines and sines of all positions, if they are in float32.
+    pub(super) fn tables(&self) -> Option<(&Tensor, &Tensor)> {
+        (self.cos.dtype() == DType::F32).then_some((&self.cos, &self.sin))
+    }
+
     /// Cosines and sines at `positions`.
     ///
     /// # Errors

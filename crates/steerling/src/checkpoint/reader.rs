@@ -101,8 +101,7 @@ impl<'a> Reader<'a> {
         };
         let packed = match (Form::of(self.weights.stored(name)?, compute), self.weights.view(name)?) {
             (Form::Dense(dtype), _) => {
-                let weight = self.tensor(name, &[out, inn], dtype, &compute.device)?;
-                return Ok(Matrix::Dense(weight.t()?.contiguous()?));
+                return Ok(Matrix::Dense(self.tensor(name, &[out, inn], dtype, &compute.device)?));
             }
             (Form::Quantized(kind), Some(view)) => PackedMatrix::pack_quantized(kind, (out, inn), view.bytes),
             (Form::F32 | Form::Quantized(_), _) => PackedMatrix::pack_with(out, inn, fill),

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::backbone::{Compute, Matrix};
 use crate::checkpoint::Reader;
 use crate::config::{ConceptConfig, Config, UnknownConfig};
+use crate::gpu;
 use crate::kernels::topk::top_k;
 
 /// Scores are clamped to `[-CLAMP, CLAMP]`.
@@ -75,6 +76,8 @@ pub struct ConceptHead {
     topk: Option<usize>,
     /// Rank by `z` rather than by `sigmoid(z)`, which in float32 ties from about 8 upward.
     topk_on_logits: bool,
+    /// Whether selections are made by the GPU kernel.
+    on_gpu: bool,
     /// Lengths of the embeddings, computed when first asked for.
     norms: OnceLock<Vec<f32>>,
 }
@@ -94,6 +97,7 @@ impl ConceptHead {
             topk_features: concept.topk_known.and(features),
             topk: concept.topk_known,
             topk_on_logits: concept.topk_on_logits,
+            on_gpu: compute.has_gpu_kernels(),
             norms: OnceLock::new(),
         })
     }
@@ -131,6 +135,7 @@ impl ConceptHead {
             embedding,
             topk_features: topk,
             topk,
+            on_gpu: compute.has_gpu_kernels(),
             norms: OnceLock::new(),
         })
     }
@@ -150,19 +155,24 @@ impl ConceptHead {
     /// # Errors
     /// If the device fails.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let z = match &self.scores {
-            Scores::Predictor(predictor) => predictor.forward(hidden)?,
-            Scores::Factorized { down, up } => up.forward(&down.forward(hidden)?)?,
+        let z = self.raw_scores(hidden)?;
+        Ok(z.narrow(D::Minus1, 0, self.n)?.to_dtype(DType::F32)?.clamp(-CLAMP, CLAMP)?)
+    }
+
+    /// Scores before clamping, padding included, `[N, D] -> [N, Cpad]`.
+    fn raw_scores(&self, hidden: &Tensor) -> Result<Tensor> {
+        match &self.scores {
+            Scores::Predictor(predictor) => predictor.forward(hidden),
+            Scores::Factorized { down, up } => up.forward(&down.forward(hidden)?),
             Scores::Attention { query } => {
                 let query = query.forward(hidden)?;
                 let scores = match &self.embedding {
                     Embedding::Dense(embedding) => embedding.forward(&query)?,
                     Embedding::Factorized { coef, basis } => coef.forward(&basis.forward_transposed(&query)?)?,
                 };
-                (scores / (self.width as f64).sqrt())?
+                Ok((scores / (self.width as f64).sqrt())?)
             }
-        };
-        Ok(z.narrow(D::Minus1, 0, self.n)?.to_dtype(DType::F32)?.clamp(-CLAMP, CLAMP)?)
+        }
     }
 
     /// The summed features of the selected concepts, `[N, D]`, and the selection.
@@ -170,11 +180,11 @@ impl ConceptHead {
     /// # Errors
     /// If the device fails.
     pub fn features(&self, hidden: &Tensor) -> Result<(Tensor, Option<TopK>)> {
-        let z = self.logits(hidden)?;
-        let Some(top) = self.selected(&z)? else {
-            let weights = candle_nn::ops::sigmoid(&z)?.to_dtype(hidden.dtype())?;
+        let Some(k) = self.topk_features else {
+            let weights = candle_nn::ops::sigmoid(&self.logits(hidden)?)?.to_dtype(hidden.dtype())?;
             return Ok((self.mix(&weights)?, None));
         };
+        let top = self.best(hidden, k.min(self.n))?;
         let features = self.mix_selected(&top, hidden)?;
         let reported = self.topk.map_or(top.k, |k| k.min(top.k));
         Ok((features, Some(if reported < top.k { top.truncated(reported) } else { top })))
@@ -185,8 +195,26 @@ impl ConceptHead {
         self.topk_features.map(|k| self.select(z, k.min(self.n))).transpose()
     }
 
+    /// The `k` best concepts of every hidden state.
+    fn best(&self, hidden: &Tensor, k: usize) -> Result<TopK> {
+        match self.on_gpu {
+            true => self.select_on_gpu(&self.raw_scores(hidden)?, k),
+            false => self.select(&self.logits(hidden)?, k),
+        }
+    }
+
+    /// The same from scores `[N, n ..]`: nothing but the selection leaves the device.
+    fn select_on_gpu(&self, scores: &Tensor, k: usize) -> Result<TopK> {
+        let rows = gpu::top_k(scores, self.n, k, !self.ranks_by_logits(), CLAMP as f32)?;
+        let (indices, logits) = rows.into_iter().flatten().unzip();
+        Ok(TopK { k, indices, logits })
+    }
+
     /// The `k` best concepts of every row of `z` `[N, n]`.
     fn select(&self, z: &Tensor, k: usize) -> Result<TopK> {
+        if self.on_gpu {
+            return self.select_on_gpu(&z.contiguous()?, k);
+        }
         let rows: Vec<Vec<(u32, f32)>> = z
             .to_vec2::<f32>()?
             .par_iter()
@@ -247,9 +275,8 @@ impl ConceptHead {
     /// # Errors
     /// If the device fails.
     pub fn active(&self, hidden: &Tensor) -> Result<Vec<Vec<(u32, f32)>>> {
-        let z = self.logits(hidden)?;
         let k = self.topk_features.unwrap_or(self.n).min(self.n);
-        let top = self.select(&z, k)?;
+        let top = self.best(hidden, k)?;
         let reported = self.topk.unwrap_or(k).min(k);
         Ok((0..hidden.dim(0)?).map(|row| top.row(row).take(reported).collect()).collect())
     }

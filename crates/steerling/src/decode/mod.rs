@@ -5,17 +5,21 @@
 mod logits;
 mod method;
 mod rng;
+mod rows;
 mod sampler;
 
 pub use logits::RowEdits;
 pub use method::{Decoding, MAX_DRAFTS};
 pub use rng::uniform;
+pub(crate) use rows::DevicePlan;
 pub use sampler::{Sampler, Sampling};
 
 use crate::{Error, Result};
 
 use crate::canvas::{Canvas, Choice};
-use crate::kernels::softmax::{RowStats, entropies, row_stats};
+use crate::gpu::RowResult;
+use crate::kernels::softmax::row_stats;
+use rows::Rows;
 
 /// Chooses the tokens that `canvas` commits in this step.
 ///
@@ -40,10 +44,7 @@ pub fn choose(
 pub struct Predictions<'a> {
     canvas: &'a Canvas,
     positions: &'a [usize],
-    /// `[positions, V]`.
-    logits: &'a [f32],
-    stats: Vec<RowStats>,
-    edits: RowEdits,
+    rows: Rows<'a>,
     /// Rows, most confident first, earlier positions first among equals.
     ranked: Vec<usize>,
 }
@@ -69,24 +70,33 @@ impl<'a> Predictions<'a> {
         }
         let edits = RowEdits::apply(canvas, logits, vocab);
         let stats = row_stats(logits, vocab);
-        let finite = |stats: &RowStats| stats.max.is_finite() && stats.sum_exp.is_finite();
-        if let Some(row) = stats.iter().position(|stats| !finite(stats)) {
+        Self::of(canvas, positions, Rows::Host { logits, stats, edits })
+    }
+
+    /// From what a device made of the rows that [`DevicePlan::push`] planned for the same arguments.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn from_device(canvas: &'a Canvas, positions: &'a [usize], results: &'a [RowResult]) -> Result<Self> {
+        Self::of(canvas, positions, Rows::Device(results))
+    }
+
+    fn of(canvas: &'a Canvas, positions: &'a [usize], rows: Rows<'a>) -> Result<Self> {
+        let stats: Vec<(f32, f32)> = (0..rows.len()).map(|row| rows.stats(row)).collect();
+        if let Some(row) = stats.iter().position(|(max, sum_exp)| !max.is_finite() || !sum_exp.is_finite()) {
             return Err(Error::NonFinite { canvas: canvas.id(), position: positions[row] });
         }
         let mut ranked: Vec<usize> = (0..stats.len()).collect();
         // The largest probability is 1 / sum_exp.
-        ranked.sort_by(|a, b| stats[*a].sum_exp.total_cmp(&stats[*b].sum_exp).then(a.cmp(b)));
-        Ok(Self { canvas, positions, logits, stats, edits, ranked })
+        ranked.sort_by(|a, b| stats[*a].1.total_cmp(&stats[*b].1).then(a.cmp(b)));
+        Ok(Self { canvas, positions, rows, ranked })
     }
 
     /// What the method of the canvas commits in this step, in order.
     pub fn choices(&self) -> Vec<Choice> {
-        let confidences: Vec<f32> = (0..self.stats.len()).map(|row| self.confidence(row)).collect();
-        let rows = self
-            .canvas
-            .params()
-            .decoding
-            .rows(self.canvas.quota(), &self.ranked, &confidences, || entropies(self.logits, &self.stats));
+        let confidences: Vec<f32> = (0..self.rows.len()).map(|row| 1.0 / self.rows.stats(row).1).collect();
+        let decoding = self.canvas.params().decoding;
+        let rows = decoding.rows(self.canvas.quota(), &self.ranked, &confidences, || self.rows.entropies());
         rows.into_iter().map(|row| self.choice(row)).collect()
     }
 
@@ -103,21 +113,8 @@ impl<'a> Predictions<'a> {
         guess.collect()
     }
 
-    fn confidence(&self, row: usize) -> f32 {
-        1.0 / self.stats[row].sum_exp
-    }
-
-    /// The token that is drawn for a row.
     fn choice(&self, row: usize) -> Choice {
-        let params = self.canvas.params();
-        let position = self.positions[row];
-        let vocab = self.logits.len() / self.positions.len();
-        let edited = &self.logits[row * vocab..][..vocab];
-        let id = Sampler::new(params).draw(edited, &self.stats[row], uniform(params.seed, position));
-        let decision_logit = edited[id as usize];
-        let suppressed = suppression(self.canvas).map_or(0.0, |suppression| suppression[id as usize]);
-        let target_logit = self.edits.original(row, id).unwrap_or(decision_logit) + suppressed;
-        Choice { position, id, confidence: self.confidence(row), target_logit, decision_logit }
+        self.rows.choice(self.canvas, row, self.positions[row])
     }
 }
 

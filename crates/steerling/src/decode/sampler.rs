@@ -1,5 +1,6 @@
 //! Choice of a token from one row of logits: entropy sampling, nucleus, argmax.
 
+use crate::gpu::Draw;
 use crate::kernels::scratch::{Scratch, scratch};
 use crate::kernels::softmax::{RowStats, exp_shifted, row_stats};
 use crate::params::GenerateParams;
@@ -50,6 +51,15 @@ impl Sampler {
             Sampling::Argmax
         };
         Self { sampling, top_p: params.top_p }
+    }
+
+    /// The same for a device.
+    pub(crate) fn on_device(&self) -> Draw {
+        match self.sampling {
+            Sampling::Argmax => Draw::Argmax,
+            Sampling::Nucleus { temperature } => Draw::Nucleus { temperature, top_p: self.top_p },
+            Sampling::Entropy => Draw::Entropy { top_p: self.top_p },
+        }
     }
 
     /// The token of a row of logits (`[V]`, banned ones `-inf`) for a uniform draw in `[0, 1)`.

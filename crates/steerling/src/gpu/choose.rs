@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Launch, unwritten};
+use super::{Launch, threads, unwritten};
 use crate::Result;
 
 /// What decides about one row of logits.
@@ -119,7 +119,7 @@ pub(crate) fn choose(
     let (plans, columns) = (all.narrow(0, 0, plan_words)?, all.narrow(0, plan_words, all.dim(0)? - plan_words)?);
     let edited = unwritten((rows, vocab), DType::F32, device)?;
     let results = unwritten((rows, RESULT), DType::U32, device)?;
-    Launch::of_type("edit_logits", dtype, [rows, PARTS, 1], 256)
+    Launch::of_type("edit_logits", dtype, [rows, PARTS, 1], threads(vocab, 64, 256))
         .read(logits)
         .read(&plans)
         .read_if(suppressions)
@@ -129,8 +129,12 @@ pub(crate) fn choose(
     if penalised {
         Launch::new("penalise", [rows, 1, 1], 256).read(&plans).read(&columns).write(&edited).number(vocab).run()?;
     }
-    Launch::new("row_stats", [rows, 1, 1], 1024).read(&edited).write(&results).number(vocab).run()?;
-    Launch::of_type("draw", dtype, [rows, 1, 1], 1024)
+    Launch::new("row_stats", [rows, 1, 1], threads(vocab, 32, 1024))
+        .read(&edited)
+        .write(&results)
+        .number(vocab)
+        .run()?;
+    Launch::of_type("draw", dtype, [rows, 1, 1], threads(vocab, 32, 1024))
         .read(logits)
         .read(&plans)
         .read(&edited)

@@ -23,7 +23,8 @@ fn ptx(device: &CudaDevice) -> Result<&'static str> {
     // SAFETY: loading the library runs its initialisers, and nothing else of it is called.
     let present = unsafe { nvrtc::is_culib_present() };
     if !present {
-        let message = "kernels are compiled at start by NVRTC, whose library (libnvrtc) is not on this machine's library path";
+        let message =
+            "kernels are compiled at start by NVRTC, whose library (libnvrtc) is not on this machine's library path";
         return Err(Error::Unsupported(message.into()));
     }
     let failed = |error: &dyn std::fmt::Display| candle_core::Error::msg(format!("kernels: {error}"));

@@ -85,7 +85,9 @@ impl<'a> Launch<'a> {
             if let Arg::Read(tensor) | Arg::Write(tensor) = arg {
                 device = tensor.device();
                 if !tensor.is_contiguous() {
-                    return Err(candle_core::Error::msg(format!("{}: {tensor:?} is not contiguous", self.kernel)).into());
+                    return Err(
+                        candle_core::Error::msg(format!("{}: {tensor:?} is not contiguous", self.kernel)).into()
+                    );
                 }
             }
         }

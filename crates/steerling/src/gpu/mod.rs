@@ -14,9 +14,11 @@ pub mod host;
 mod launch;
 mod rows;
 mod select;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use attention::{Blocks, Pages, Preparation, attend, qkv_prepare};
-pub(crate) use choose::{RowPlan, RowResult, choose};
+pub(crate) use choose::{Draw, RowPlan, RowResult, choose};
 pub use launch::Launch;
 pub(crate) use rows::{add_to_rows, gather_rows, rms_norm, swiglu};
 pub(crate) use select::top_k;
@@ -45,6 +47,11 @@ pub(crate) fn prepare(device: &Device) -> Result<()> {
         Device::Cuda(device) => cuda::prepare(device),
         _ => Ok(()),
     }
+}
+
+/// Threads of a block that goes along `len` numbers, so that each has some `each`; no more than `most`.
+fn threads(len: usize, each: usize, most: usize) -> usize {
+    (len / each).next_multiple_of(32).clamp(32, most)
 }
 
 /// A tensor whose every element a kernel is about to write.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Launch, unwritten};
+use super::{Launch, threads, unwritten};
 use crate::Result;
 
 /// The `k` largest of the first `n` numbers of every row of `rows` `[N, stride]`, clamped to `[-clamp, clamp]`; the first of
@@ -11,9 +11,8 @@ use crate::Result;
 pub(crate) fn top_k(rows: &Tensor, n: usize, k: usize, sigmoids: bool, clamp: f32) -> Result<Vec<Vec<(u32, f32)>>> {
     let (count, stride) = rows.dims2()?;
     let device = rows.device();
-    let (indices, values) =
-        (unwritten((count, k), DType::U32, device)?, unwritten((count, k), DType::F32, device)?);
-    Launch::of_type("top_k", rows.dtype(), [if k == 0 { 0 } else { count }, 1, 1], 1024)
+    let (indices, values) = (unwritten((count, k), DType::U32, device)?, unwritten((count, k), DType::F32, device)?);
+    Launch::of_type("top_k", rows.dtype(), [if k == 0 { 0 } else { count }, 1, 1], threads(n, 32, 1024))
         .read(rows)
         .write(&indices)
         .write(&values)

@@ -180,7 +180,7 @@ impl RuntimeOptions {
             DtypeChoice::F32 => DType::F32,
             DtypeChoice::F16 => DType::F16,
         };
-        Ok(Compute { device, dtype })
+        Ok(Compute { device, dtype, gpu_on_host: false })
     }
 }
 

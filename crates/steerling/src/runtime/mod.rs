@@ -1,5 +1,6 @@
 //! A model on its device together with its pages: the real [`Denoiser`].
 
+mod choose;
 mod drafts;
 mod evaluate;
 mod lane;
@@ -21,10 +22,9 @@ use candle_core::Tensor;
 use crate::attribute::TokenAttribution;
 use crate::backbone::{KvPool, PagedBatch};
 use crate::cache::{ChainKey, PageId, PageTable, PageUse};
-use crate::canvas::{Canvas, CanvasId, CanvasSpec, Choice, Commit};
+use crate::canvas::{Canvas, CanvasId, CanvasSpec, Commit};
 use crate::catalog::Catalog;
 use crate::checkpoint::Progress;
-use crate::decode::Predictions;
 use crate::profile::Part;
 use crate::steer::WeightEdit;
 use crate::{Denoiser, Error, Limits, Result, Tokenizer, pages_needed};
@@ -40,6 +40,8 @@ pub struct Runtime {
     sequences: HashMap<CanvasId, Sequence>,
     /// Kept from step to step: tens of megabytes that need not be mapped anew.
     logits: Vec<f32>,
+    /// The same on a device whose kernels choose there, `[.., V]`.
+    device_logits: Option<Tensor>,
     /// As is what a step is planned in.
     plan: Plan,
     /// Rows of a forward of an [`Evaluation`], unless a single sequence cannot be cut.
@@ -102,6 +104,7 @@ impl Runtime {
             table: PageTable::new(pages),
             sequences: HashMap::new(),
             logits: Vec::new(),
+            device_logits: None,
             plan: Plan::default(),
             slice_rows: SLICE_ROWS,
             draft_rows: usize::MAX,
@@ -196,49 +199,21 @@ impl Runtime {
         Ok(())
     }
 
-    /// What each canvas commits, step by step, from `self.logits`: the step of its own state, and those of the guessed
-    /// states that it has come to by then.
-    fn choose(&mut self, batch: &[&mut Canvas], states: &[State]) -> Result<Vec<Vec<Vec<Choice>>>> {
-        let vocab = self.model.info().config.vocab_size;
-        let profile = self.model.backbone().profile();
-        let mut steps: Vec<Vec<Vec<Choice>>> = vec![Vec::new(); batch.len()];
-        let mut rest = self.logits.as_mut_slice();
-        let mut of_one = |state: &State| -> Result<()> {
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(state.rows() * vocab);
-            let (conditional, unconditional) = own.split_at_mut(state.masked.len() * vocab);
-            rest = after;
-            let taken = &mut steps[state.canvas];
-            let mut canvas: &Canvas = &*batch[state.canvas];
-            if let Some(draft) = &state.draft {
-                let Some(right) = draft.verify(taken) else { return Ok(()) };
-                self.worth.verified(right);
-                if !right {
-                    return Ok(());
-                }
-                canvas = &draft.canvas;
-            }
-            let unconditional = state.guided.then_some(&*unconditional);
-            let predictions = Predictions::read(canvas, &state.masked, conditional, unconditional)?;
-            taken.push(predictions.choices());
-            let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
-            sequence.guess(canvas.step() + 1, predictions.guesses(drafts::wanted(canvas)));
-            Ok(())
-        };
-        profile.time(Part::Sampling, || states.iter().try_for_each(&mut of_one))?;
-        Ok(steps)
-    }
-
     /// Runs the rows of all states and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
     /// holds their logits, state by state.
     fn forward(&mut self, batch: &[&mut Canvas], rows: &PagedBatch, states: &[State]) -> Result<Tensor> {
         let hidden = self.model.backbone().forward_paged(rows, &mut self.pool)?;
         if rows.selected.is_empty() {
             self.logits.clear();
+            self.device_logits = None;
             return Ok(hidden);
         }
         let composed = self.composed(batch, &hidden, states)?;
-        let profile = self.model.backbone().profile();
-        profile.time(Part::LmHead, || self.model.logits(&composed, &mut self.logits))?;
+        let backbone = self.model.backbone();
+        backbone.profile().time(Part::LmHead, || match backbone.compute().has_gpu_kernels() {
+            true => backbone.lm_head().forward(&composed).map(|logits| self.device_logits = Some(logits)),
+            false => self.model.logits(&composed, &mut self.logits),
+        })?;
         Ok(hidden)
     }
 

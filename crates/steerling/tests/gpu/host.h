@@ -34,16 +34,18 @@ struct Thread {
     Dim index;
     ucontext_t start;
     jmp_buf here;
-    bool started, done;
+    bool started = false, done = false;
 };
 
-const size_t STACK = 64 << 10;
+// Of a block, and the bytes of a thread's stack: not a power of two, so that stacks do not share lines of the cache.
+const unsigned MOST = 1024;
+const size_t STACK = (32 << 10) + 832;
 static std::vector<Thread> threads;
 static std::vector<char> stacks;
 static std::vector<Meeting> warps;
 static std::vector<uint64_t> slots;
 static Meeting block;
-static unsigned current, live, idle;
+static unsigned size, current, live, idle;
 static ucontext_t outside;
 static jmp_buf back;
 static void (*body)(void *);
@@ -66,7 +68,7 @@ static void resume(unsigned next) {
 
 // The next thread that has not ended, in a circle, those of the same warp first.
 static unsigned following(bool in_warp) {
-    unsigned n = threads.size(), first = current / 32 * 32;
+    unsigned n = size, first = current / 32 * 32;
     if (in_warp)
         for (unsigned i = 1; i < 32; i++) {
             unsigned at = first + (current - first + i) % 32;
@@ -79,7 +81,7 @@ static unsigned following(bool in_warp) {
 
 static void yield(bool in_warp) {
     // A full circle in which nobody gets on is a kernel whose threads wait for different things.
-    if (++idle > 4 * threads.size() + 64) {
+    if (++idle > 4 * size + 64) {
         fprintf(stderr, "the threads of a block wait for each other at different places\n");
         abort();
     }
@@ -103,25 +105,35 @@ static void meet(Meeting &meeting, unsigned all, bool in_warp) {
     }
 }
 
+// A thread's life: the kernel, once for every block.
 static void enter() {
-    body(body_args);
-    threads[current].done = true;
-    live--;
-    idle = 0;
-    if (block.arrived > 0 && block.arrived == live) {
-        block.arrived = 0;
-        block.rounds++;
+    for (;;) {
+        body(body_args);
+        threads[current].done = true;
+        live--;
+        idle = 0;
+        if (block.arrived > 0 && block.arrived == live) {
+            block.arrived = 0;
+            block.rounds++;
+        }
+        if (_setjmp(threads[current].here) != 0) continue;
+        if (live == 0) _longjmp(back, 1);
+        resume(following(false));
     }
-    if (live == 0) _longjmp(back, 1);
-    resume(following(false));
 }
 
 static void run_block(unsigned n) {
-    threads.assign(n, Thread());
+    if (stacks.empty()) {
+        stacks.resize(MOST * STACK);
+        threads.resize(MOST);
+    }
+    size = n;
     warps.assign(n / 32, Meeting());
     slots.resize(n * 4);
-    stacks.resize(n * STACK);
-    for (unsigned i = 0; i < n; i++) threads[i].index = {i, 0, 0};
+    for (unsigned i = 0; i < n; i++) {
+        threads[i].index = {i, 0, 0};
+        threads[i].done = false;
+    }
     block = Meeting();
     live = n;
     idle = 0;

@@ -64,9 +64,9 @@ impl Tensors {
     }
 }
 
-/// The model of a directory of goldens, in float32 on the CPU.
+/// The model of a directory of goldens, in float32 where this program tests.
 pub(crate) fn model(dir: &str) -> Model {
-    model_in(dir, Compute::cpu_f32())
+    model_in(dir, crate::compute())
 }
 
 pub(crate) fn model_in(dir: &str, compute: Compute) -> Model {
@@ -76,7 +76,7 @@ pub(crate) fn model_in(dir: &str, compute: Compute) -> Model {
 
 /// A model with random weights.
 pub(crate) fn synthetic(config: Config, seed: u64) -> Model {
-    synthetic_in(config, seed, DType::F32, Compute::cpu_f32())
+    synthetic_in(config, seed, DType::F32, crate::compute())
 }
 
 /// The same, stored in a type and computed in another.

@@ -15,3 +15,8 @@ mod sampling;
 mod score;
 mod shortcuts;
 mod steering;
+
+/// Where these tests compute, and in which type.
+fn compute() -> steerling::backbone::Compute {
+    steerling::backbone::Compute::cpu_f32()
+}
