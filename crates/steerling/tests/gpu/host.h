@@ -32,15 +32,16 @@ struct Meeting {
 
 struct Thread {
     Dim index;
-    ucontext_t start;
+    bool started = false;
     jmp_buf here;
-    bool started = false, done = false;
 };
 
 // Of a block, and the bytes of a thread's stack: not a power of two, so that stacks do not share lines of the cache.
 const unsigned MOST = 1024;
 const size_t STACK = (32 << 10) + 832;
 static std::vector<Thread> threads;
+// Which of them have come to their end in this block.
+static bool done[MOST];
 static std::vector<char> stacks;
 static std::vector<Meeting> warps;
 static std::vector<uint64_t> slots;
@@ -58,24 +59,27 @@ static void resume(unsigned next) {
     Thread &thread = threads[next];
     if (thread.started) _longjmp(thread.here, 1);
     thread.started = true;
-    getcontext(&thread.start);
-    thread.start.uc_stack.ss_sp = &stacks[next * STACK];
-    thread.start.uc_stack.ss_size = STACK;
-    thread.start.uc_link = &outside;
-    makecontext(&thread.start, enter, 0);
-    setcontext(&thread.start);
+    ucontext_t start;
+    getcontext(&start);
+    start.uc_stack.ss_sp = &stacks[next * STACK];
+    start.uc_stack.ss_size = STACK;
+    start.uc_link = &outside;
+    makecontext(&start, enter, 0);
+    setcontext(&start);
 }
 
 // The next thread that has not ended, in a circle, those of the same warp first.
 static unsigned following(bool in_warp) {
-    unsigned n = size, first = current / 32 * 32;
+    unsigned first = current / 32 * 32;
     if (in_warp)
         for (unsigned i = 1; i < 32; i++) {
-            unsigned at = first + (current - first + i) % 32;
-            if (!threads[at].done) return at;
+            unsigned at = first + (current + i) % 32;
+            if (!done[at]) return at;
         }
-    for (unsigned i = 1; i < n; i++)
-        if (!threads[(current + i) % n].done) return (current + i) % n;
+    for (unsigned at = current + 1; at < size; at++)
+        if (!done[at]) return at;
+    for (unsigned at = 0; at < current; at++)
+        if (!done[at]) return at;
     return current;
 }
 
@@ -109,7 +113,7 @@ static void meet(Meeting &meeting, unsigned all, bool in_warp) {
 static void enter() {
     for (;;) {
         body(body_args);
-        threads[current].done = true;
+        done[current] = true;
         live--;
         idle = 0;
         if (block.arrived > 0 && block.arrived == live) {
@@ -126,13 +130,13 @@ static void run_block(unsigned n) {
     if (stacks.empty()) {
         stacks.resize(MOST * STACK);
         threads.resize(MOST);
+        slots.resize(2 * 4 * MOST);
     }
     size = n;
     warps.assign(n / 32, Meeting());
-    slots.resize(n * 4);
     for (unsigned i = 0; i < n; i++) {
         threads[i].index = {i, 0, 0};
-        threads[i].done = false;
+        done[i] = false;
     }
     block = Meeting();
     live = n;
@@ -145,16 +149,17 @@ static void meet_warp() { meet(warps[current / 32], 32, true); }
 // Each lane shows a value to its warp and takes what `take` finds among the 32.
 template <class V, class Take> static auto exchange(V value, Take take) {
     static_assert(sizeof(V) <= 4 * sizeof(uint64_t), "a value fits its slot");
-    memcpy(&slots[current * 4], &value, sizeof(V));
+    // Two slots in turn: no lane can be two exchanges ahead of another.
+    unsigned turn = warps[current / 32].rounds % 2;
+    uint64_t *mine = &slots[turn * 4 * MOST];
+    memcpy(mine + current * 4, &value, sizeof(V));
     meet_warp();
     unsigned first = current / 32 * 32;
-    auto result = take([first](unsigned lane) {
+    return take([first, mine](unsigned lane) {
         V v;
-        memcpy(&v, &slots[(first + lane) * 4], sizeof(V));
+        memcpy(&v, mine + (first + lane) * 4, sizeof(V));
         return v;
     });
-    meet_warp();
-    return result;
 }
 
 static unsigned lane() { return current % 32; }

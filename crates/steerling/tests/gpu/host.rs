@@ -4,9 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
-use candle_core::DType;
 use libloading::Library;
-use steerling::backbone::Compute;
 use steerling::gpu::host::{HostArg, run_with};
 
 /// `run_kernel` of `host_end.h`.
@@ -38,12 +36,6 @@ pub(crate) fn compile() {
         Mutex::new(loaded)
     });
     run_with(run);
-}
-
-/// The CPU with the GPU kernels.
-pub(crate) fn compute(dtype: DType) -> Compute {
-    compile();
-    Compute { dtype, gpu_on_host: true, ..Compute::cpu_f32() }
 }
 
 fn run(kernel: &str, grid: [u32; 3], block: u32, args: &mut [HostArg]) -> Result<(), String> {

@@ -4,6 +4,9 @@
 //! written out from their documentation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
+use candle_core::DType;
+use steerling::backbone::Compute;
+
 // Recorded runs of the reference, here through the GPU kernels.
 #[path = "../parity/generation.rs"]
 mod generation;
@@ -17,6 +20,12 @@ mod forward;
 mod host;
 
 /// Where these tests compute, and in which type.
-fn compute() -> steerling::backbone::Compute {
-    host::compute(candle_core::DType::F32)
+fn compute() -> Compute {
+    compute_in(DType::F32)
+}
+
+/// The CPU with the GPU kernels.
+fn compute_in(dtype: DType) -> Compute {
+    host::compile();
+    Compute { dtype, gpu_on_host: true, ..Compute::cpu_f32() }
 }
