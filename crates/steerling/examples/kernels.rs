@@ -8,7 +8,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 use rayon::ThreadPool;
 use steerling::kernels::attention::{BlockQuery, HeadShape, paged_attention};
-use steerling::kernels::matmul::{Kind, PackedMatrix};
+use steerling::kernels::matmul::{Dot, Kind, PackedMatrix};
 use steerling::kernels::pointwise::{Qkv, QkvParams, qkv_prepare, rms_norm, swiglu};
 use steerling::kernels::softmax::row_stats;
 use steerling::kernels::topk::top_k;
@@ -44,12 +44,14 @@ fn timed(pools: &[ThreadPool; 2], mut f: impl FnMut() + Send) -> [f64; 2] {
 
 fn products(pools: &[ThreadPool; 2]) {
     println!("products, GFLOP/s on one thread and on two (candle: on its own threads)");
-    println!("  f32: weights in float32; bf16: the same product from bfloat16; dot: by vdpbf16ps where there is one");
-    for (k, n) in [(1024, 1536), (1024, 8192), (4096, 1024), (1024, 100_281)] {
+    println!("  f32: weights in float32; bf16: the same product from bfloat16; then by the instructions for it");
+    for (k, n) in [(1024, 1536), (1024, 4096), (1024, 8192), (4096, 1024), (4096, 4096), (1024, 100_281)] {
         let weight = numbers(n * k);
         let packed = PackedMatrix::pack(&weight, n, k);
         let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * k..][..k]);
-        let [halves, rounding] = [false, true].map(|rounds| PackedMatrix::pack_bf16_with(n, k, rounds, fill));
+        let halves = PackedMatrix::pack_bf16_with(n, k, None, fill);
+        let dots: Vec<(Dot, PackedMatrix)> =
+            Dot::all().into_iter().map(|dot| (dot, PackedMatrix::pack_bf16_with(n, k, Some(dot), fill))).collect();
         let rows = Tensor::from_slice(&weight, (n, k), &Device::Cpu).expect("weight");
         let quantized = [(Kind::Q8_0, GgmlDType::Q8_0), (Kind::Q4K, GgmlDType::Q4K)].map(|(kind, dtype)| {
             let blocks = QTensor::quantize(&rows, dtype).expect("blocks");
@@ -68,8 +70,12 @@ fn products(pools: &[ThreadPool; 2]) {
             println!("transposed {:4.0} {:4.0}, candle {candle:4.0}", back[0], back[1]);
             let of =
                 |matrix: &PackedMatrix, out: &mut [f32]| timed(pools, || matrix.matmul(&x, black_box(out))).map(rate);
-            let (bf16, dot) = (of(&halves, &mut out), of(&rounding, &mut out));
-            print!("    bf16 {:4.0} {:4.0}, dot {:4.0} {:4.0}", bf16[0], bf16[1], dot[0], dot[1]);
+            let [one, two] = of(&halves, &mut out);
+            print!("    bf16 {one:4.0} {two:4.0}");
+            for (dot, matrix) in &dots {
+                let [one, two] = of(matrix, &mut out);
+                print!(", {dot:?} {one:4.0} {two:4.0}");
+            }
             for (kind, ours, theirs) in &quantized {
                 let ours = of(ours, &mut out);
                 let theirs = rate(best(|| drop(black_box(theirs.forward(&tensor).expect("product")))));

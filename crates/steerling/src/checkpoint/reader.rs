@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Progress, StoredType, Weights};
 use crate::backbone::{Compute, Matrix};
-use crate::kernels::matmul::{Kind, PackedMatrix, dot_is_faster};
+use crate::kernels::matmul::{Dot, Kind, PackedMatrix};
 use crate::{Error, Result};
 
 /// Weights together with someone who wants to know how many bytes of them were read.
@@ -106,7 +106,8 @@ impl<'a> Reader<'a> {
             (Form::Quantized(kind), Some(view)) => PackedMatrix::pack_quantized(kind, (out, inn), view.bytes),
             (Form::F32 | Form::Quantized(_), _) => PackedMatrix::pack_with(out, inn, fill),
             (form @ (Form::Bf16 | Form::Bf16Rounding), _) => {
-                PackedMatrix::pack_bf16_with(out, inn, form == Form::Bf16Rounding && dot_is_faster(), fill)
+                let dot = if form == Form::Bf16Rounding { Dot::fastest() } else { None };
+                PackedMatrix::pack_bf16_with(out, inn, dot, fill)
             }
         };
         if let Some(error) = failed.into_inner() {

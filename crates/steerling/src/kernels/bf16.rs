@@ -1,11 +1,33 @@
-//! Products of bfloat16 numbers, summed in float32: `vdpbf16ps`, where the processor has it.
+//! Products of bfloat16 numbers, summed in float32, by instructions made for them, where the processor has one.
 //!
-//! The instruction multiplies 16 pairs of a vector with 16 pairs of another and adds both products of a pair to one
-//! float32. Both factors are bfloat16, so the input of the product is rounded (a relative error of 2^-8 at most, to
-//! nearest); sums, results and everything between products stay in float32.
+//! Both factors are bfloat16, so the input of the product is rounded (a relative error of 2^-8 at most, to nearest);
+//! sums, results and everything between products stay in float32. Which instruction it is changes the last bits: each
+//! adds in an order of its own, and all of them take numbers below 2^-126 for zero and ignore the rounding mode.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod missing;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+use missing as amx;
+#[cfg(not(target_arch = "x86_64"))]
+use missing as pairs;
+use pulp::Arch;
 
 use super::panels::Panels;
-use super::tile::MR;
+use super::scratch::Scratch;
+
+/// An instruction that multiplies bfloat16 numbers and adds float32 ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dot {
+    /// `vdpbf16ps` of AVX-512: 16 pairs with 16 pairs.
+    Vector,
+    /// `tdpbf16ps` of AMX: a tile of 16 x 16 pairs with another.
+    Tile,
+}
 
 /// One task of a product: some neighbouring panels, all rows.
 pub(super) struct Product<'a> {
@@ -13,12 +35,57 @@ pub(super) struct Product<'a> {
     pub(super) panels: &'a Panels,
     /// Length of the sums.
     pub(super) k: usize,
-    /// The rows as tiles of pairs, `[tiles][k / 2][8]`.
-    pub(super) tiles: &'a [[u32; MR]],
+    /// What [`Dot::pack`] made of the rows.
+    pub(super) packed: &'a [f32],
     /// First output panel.
     pub(super) panel: usize,
     /// The outputs' columns from that panel on, one slice a row.
     pub(super) rows: Vec<&'a mut [f32]>,
+}
+
+impl Dot {
+    /// Those that this machine can run, the faster one last.
+    pub fn all() -> Vec<Self> {
+        [Self::Vector, Self::Tile].into_iter().filter(|dot| dot.available(Arch::new())).collect()
+    }
+
+    /// The one whose products are the fastest of all on this processor, those in float32 included, if there is one.
+    ///
+    /// Tiles do eight times the work of float32 multiply-adds and more. `vdpbf16ps` does twice the work of one: AMD's
+    /// processors (Zen 4 and later) take as many of them a second; Intel's take a quarter as many, so that they do half
+    /// the work (121 GFLOP/s a core against 242 measured). Told by features and vendor and not by a measurement, so that
+    /// the same machine always gives the same numbers.
+    pub fn fastest() -> Option<Self> {
+        let faster = |dot: &Self| *dot == Self::Tile || pairs::is_fast();
+        Self::all().pop().filter(faster)
+    }
+
+    /// Whether the instruction may be used where `arch` is: all of them belong to AVX-512 or come with it.
+    pub(super) fn available(self, arch: Arch) -> bool {
+        match self {
+            Self::Vector => pairs::available(arch),
+            Self::Tile => amx::available(arch),
+        }
+    }
+
+    /// Rows `[m, k]` rounded and laid out for [`Dot::multiply`]: bits, not numbers.
+    pub(super) fn pack(self, x: &[f32], k: usize) -> Scratch {
+        match self {
+            Self::Vector => pairs::pack(x, k),
+            Self::Tile => amx::pack(x, k),
+        }
+    }
+
+    /// Computes a task.
+    ///
+    /// # Panics
+    /// If the processor lacks the instruction, or the panels do not hold bfloat16.
+    pub(super) fn multiply(self, product: Product) {
+        match self {
+            Self::Vector => pairs::multiply(product),
+            Self::Tile => amx::multiply(product),
+        }
+    }
 }
 
 /// `x` rounded to bfloat16, to nearest, ties to even.
@@ -29,162 +96,10 @@ fn rounded(x: f32) -> u32 {
     if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
 }
 
-/// Whether products by `vdpbf16ps` are faster than those in float32 on this processor, beyond being possible.
-///
-/// The instruction does twice the work of a multiply-add. AMD's processors (Zen 4 and later) take as many of them a
-/// second; Intel's take a quarter as many, so that they do half the work: 121 GFLOP/s a core against 242 measured. Told
-/// by the vendor and not by a measurement, so that the same machine always gives the same numbers.
-pub fn dot_is_faster() -> bool {
-    dot::faster()
-}
-
 /// Two numbers rounded, the first in the lower half.
 #[inline(always)]
 pub(super) fn pair(even: f32, odd: f32) -> u32 {
     rounded(even) | rounded(odd) << 16
-}
-
-pub(super) use dot::{available, multiply};
-
-/// Other processors multiply in float32.
-#[cfg(not(target_arch = "x86_64"))]
-mod dot {
-    pub(in crate::kernels) fn available(_: pulp::Arch) -> bool {
-        false
-    }
-
-    pub(super) fn faster() -> bool {
-        false
-    }
-
-    pub(in crate::kernels) fn multiply(_: super::Product) {
-        unreachable!("no product by an instruction that is not available");
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod dot {
-    use std::arch::x86_64::{__cpuid, __m512, __m512bh, _mm512_dpbf16_ps};
-    use std::mem::transmute;
-
-    use pulp::Arch;
-
-    use super::Product;
-    use crate::kernels::tile::{MR, NR};
-
-    /// Pairs of one pass over a panel: 32 KiB, which stay in the first-level cache.
-    const DEPTH: usize = 256;
-    /// Numbers of a vector.
-    const LANES: usize = 16;
-    /// Vectors of a line.
-    const VECTORS: usize = NR / LANES;
-
-    /// Whether [`multiply`] may be called where `arch` is used: the instruction belongs to AVX-512.
-    pub(in crate::kernels) fn available(arch: Arch) -> bool {
-        matches!(arch, Arch::V4(_)) && detected()
-    }
-
-    pub(super) fn faster() -> bool {
-        let vendor = __cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
-        available(Arch::new()) && name == b"AuthenticAMD"
-    }
-
-    fn detected() -> bool {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
-    }
-
-    /// Computes a task.
-    ///
-    /// # Panics
-    /// If the processor has no `vdpbf16ps`, or the panels do not hold bfloat16.
-    pub(in crate::kernels) fn multiply(product: Product) {
-        assert!(detected(), "a processor with avx512bf16");
-        // SAFETY: the one precondition of a function with target features is that the processor has them, which the
-        // line above has made sure of. The function itself takes and writes slices only.
-        #[expect(unsafe_code, reason = "the way to call code for a processor that was found at run time")]
-        unsafe {
-            multiply_avx512(product);
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn multiply_avx512(mut product: Product) {
-        let pairs = product.k.div_ceil(2);
-        let width = product.rows.first().map_or(0, |row| row.len());
-        for from in (0..pairs).step_by(DEPTH) {
-            let to = pairs.min(from + DEPTH);
-            for column in (0..width).step_by(NR) {
-                let panel = product.panels.pairs(product.panel + column / NR, product.k).expect("panels of bfloat16");
-                let end = width.min(column + NR);
-                for (rows, a) in product.rows.chunks_mut(MR).zip(product.tiles.chunks(pairs)) {
-                    let mut c = [[0.0; NR]; MR];
-                    if from > 0 {
-                        for (c, row) in c.iter_mut().zip(rows.iter()) {
-                            c[..end - column].copy_from_slice(&row[column..end]);
-                        }
-                    }
-                    tile(&a[from..to], &panel[from..to], &mut c);
-                    for (c, row) in c.iter().zip(rows) {
-                        row[column..end].copy_from_slice(&c[..end - column]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// `c[i][..] += sum over p of a[p][i] . b[p][..]`. Every element is one chain of operations over `p`, so that its bits
-    /// do not depend on the tile it sits in.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    #[inline]
-    fn tile(a: &[[u32; MR]], b: &[[u32; NR]], c: &mut [[f32; NR]; MR]) {
-        let mut acc = c.map(|row| sums(split(row)));
-        for (a, b) in a.iter().zip(b) {
-            let b = split(*b).map(pairs);
-            for (acc, a) in acc.iter_mut().zip(a) {
-                let a = pairs([*a; LANES]);
-                for (acc, b) in acc.iter_mut().zip(b) {
-                    *acc = _mm512_dpbf16_ps(*acc, a, b);
-                }
-            }
-        }
-        for (c, acc) in c.iter_mut().zip(acc) {
-            *c = join(acc);
-        }
-    }
-
-    #[inline(always)]
-    fn split<T: Copy>(line: [T; NR]) -> [[T; LANES]; VECTORS] {
-        std::array::from_fn(|v| std::array::from_fn(|i| line[v * LANES + i]))
-    }
-
-    /// The pairs of a vector.
-    #[inline(always)]
-    fn pairs(x: [u32; LANES]) -> __m512bh {
-        // SAFETY: both are 64 bytes of plain numbers, of which every pattern of bits is one.
-        #[expect(unsafe_code, reason = "there is no safe conversion to the vector type")]
-        unsafe {
-            transmute(x)
-        }
-    }
-
-    #[inline(always)]
-    fn sums(x: [[f32; LANES]; VECTORS]) -> [__m512; VECTORS] {
-        // SAFETY: as above.
-        #[expect(unsafe_code, reason = "there is no safe conversion to the vector type")]
-        unsafe {
-            transmute(x)
-        }
-    }
-
-    #[inline(always)]
-    fn join(x: [__m512; VECTORS]) -> [f32; NR] {
-        // SAFETY: as above, the other way round.
-        #[expect(unsafe_code, reason = "there is no safe conversion from the vector type")]
-        unsafe {
-            transmute(x)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Linear layers on a weight that is packed once.
 
-use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::bf16;
-pub use super::bf16::dot_is_faster;
+pub use super::bf16::Dot;
 use super::panels::{Line, Panels};
 pub use super::quant::{Kind, row_bytes, row_f32};
 use super::scratch::{Scratch, scratch};
@@ -24,8 +23,8 @@ pub struct PackedMatrix {
     rows_in: usize,
     cols_out: usize,
     panels: Panels,
-    /// Whether products may round their input to bfloat16, as `vdpbf16ps` demands.
-    rounds_input: bool,
+    /// The instruction that products are taken by where there is it; it demands that their input is rounded to bfloat16.
+    dot: Option<Dot>,
 }
 
 impl PackedMatrix {
@@ -41,15 +40,15 @@ impl PackedMatrix {
     /// Packs a weight `[out, inn]` whose row `i` is written by `fill(i, row)`, so that half-precision files need no
     /// whole copy in single precision. Rows are asked for in parallel and in any order.
     pub fn pack_with(out: usize, inn: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
-        Self { rows_in: inn, cols_out: out, panels: Panels::f32(out, inn, fill), rounds_input: false }
+        Self { rows_in: inn, cols_out: out, panels: Panels::f32(out, inn, fill), dot: None }
     }
 
     /// The same in half the memory, rounded to bfloat16; nothing is lost of rows that already are.
     ///
-    /// With `rounds_input`, products are taken by `vdpbf16ps` where the processor has it (see [`dot_is_faster`]); they
+    /// With `dot`, [`Dot::fastest`] for example, products are taken by that instruction where this machine has it; they
     /// round their input to bfloat16, too. Otherwise, and elsewhere, products have the bits that the same weights in float32 give.
-    pub fn pack_bf16_with(out: usize, inn: usize, rounds_input: bool, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
-        Self { rows_in: inn, cols_out: out, panels: Panels::bf16(out, inn, fill), rounds_input }
+    pub fn pack_bf16_with(out: usize, inn: usize, dot: Option<Dot>, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        Self { rows_in: inn, cols_out: out, panels: Panels::bf16(out, inn, fill), dot }
     }
 
     /// Packs quantized rows as they lie in a file, [`row_bytes`] each. Products have the bits that the same weights in
@@ -60,7 +59,7 @@ impl PackedMatrix {
     pub fn pack_quantized(kind: Kind, (out, inn): (usize, usize), bytes: &[u8]) -> Self {
         assert!(inn.is_multiple_of(kind.block()), "rows of {inn} are no whole blocks of {kind:?}");
         assert_eq!(bytes.len(), out * row_bytes(kind, inn), "weight of shape [{out}, {inn}] in {kind:?}");
-        Self { rows_in: inn, cols_out: out, panels: Panels::quantized(kind, out, inn, bytes), rounds_input: false }
+        Self { rows_in: inn, cols_out: out, panels: Panels::quantized(kind, out, inn, bytes), dot: None }
     }
 
     /// Bytes of the packed weights.
@@ -138,11 +137,10 @@ impl PackedMatrix {
         let group = n.div_ceil(NR).div_ceil(4 * rayon::current_num_threads()).clamp(1, GROUP);
         for (x, out) in x.chunks(ROWS * k).zip(out.chunks_mut(ROWS * n)) {
             let groups = column_groups(out, n, group * NR).into_par_iter().enumerate();
-            if self.rounds(arch, direction) {
-                let packed = pack_row_pairs(x, k);
-                let tiles = cast_slice::<f32, u32>(&packed).as_chunks::<MR>().0;
+            if let Some(dot) = self.dot_on(arch, direction) {
+                let packed = dot.pack(x, k);
                 groups.for_each(|(g, rows)| {
-                    bf16::multiply(bf16::Product { panels: &self.panels, k, tiles, panel: g * group, rows });
+                    dot.multiply(bf16::Product { panels: &self.panels, k, packed: &packed, panel: g * group, rows });
                 });
                 continue;
             }
@@ -154,9 +152,9 @@ impl PackedMatrix {
         }
     }
 
-    /// Whether a product is taken by `vdpbf16ps`. Gradients never are: their inputs keep all their bits.
-    fn rounds(&self, arch: Arch, direction: Direction) -> bool {
-        self.rounds_input && direction == Direction::Forward && bf16::available(arch)
+    /// The instruction that a product is taken by. Gradients never are: their inputs keep all their bits.
+    fn dot_on(&self, arch: Arch, direction: Direction) -> Option<Dot> {
+        self.dot.filter(|dot| direction == Direction::Forward && dot.available(arch))
     }
 }
 
@@ -183,26 +181,6 @@ fn pack_rows(x: &[f32], k: usize) -> Scratch {
                 for (line, x) in lines.iter_mut().zip(row) {
                     line[i] = *x;
                 }
-            }
-        }
-    });
-    packed
-}
-
-/// Rows `[m, k]` rounded to bfloat16, as tiles of `[k / 2][8]` pairs: bits, not numbers. An odd `k` is padded with zeros.
-fn pack_row_pairs(x: &[f32], k: usize) -> Scratch {
-    let pairs = k.div_ceil(2);
-    let mut packed = scratch(x.len().div_ceil(MR * k) * MR * pairs);
-    packed.par_chunks_mut(MR * pairs).zip(x.par_chunks(MR * k)).for_each(|(tile, rows)| {
-        let lines = cast_slice_mut::<f32, u32>(tile).as_chunks_mut::<MR>().0;
-        lines.fill([0; MR]);
-        for (i, row) in rows.chunks(k).enumerate() {
-            let (even, odd) = row.as_chunks::<2>();
-            for (line, x) in lines.iter_mut().zip(even) {
-                line[i] = bf16::pair(x[0], x[1]);
-            }
-            if let ([x], Some(line)) = (odd, lines.last_mut()) {
-                line[i] = bf16::pair(*x, 0.0);
             }
         }
     });

@@ -36,11 +36,11 @@ proptest! {
 /// The same weights in every form that a matrix may have, rounded as each form rounds them.
 fn every_form(weight: &[f32], n: usize, k: usize) -> Vec<(&'static str, PackedMatrix)> {
     let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * k..][..k]);
-    let mut forms = vec![
-        ("f32", PackedMatrix::pack_with(n, k, fill)),
-        ("bf16", PackedMatrix::pack_bf16_with(n, k, false, fill)),
-        ("bf16, rounding its input", PackedMatrix::pack_bf16_with(n, k, true, fill)),
-    ];
+    let mut forms =
+        vec![("f32", PackedMatrix::pack_with(n, k, fill)), ("bf16", PackedMatrix::pack_bf16_with(n, k, None, fill))];
+    for (name, dot) in [("bf16 by vectors", Dot::Vector), ("bf16 by tiles", Dot::Tile)] {
+        forms.push((name, PackedMatrix::pack_bf16_with(n, k, Some(dot), fill)));
+    }
     for (name, kind, dtype) in [("q8_0", Kind::Q8_0, GgmlDType::Q8_0), ("q4_k", Kind::Q4K, GgmlDType::Q4K)] {
         if k.is_multiple_of(kind.block()) {
             let rows = Tensor::from_slice(weight, (n, k), &Device::Cpu).unwrap();
@@ -76,7 +76,7 @@ fn every_form_computes_with_exactly_the_weights_it_stands_for() {
                 };
                 let ((y, gx), (expected, expected_gx)) = (product(&form), product(&plain));
                 assert_eq!(gx, expected_gx, "{name}, {arch:?}");
-                assert_eq!(y == expected, !form.rounds(arch, Direction::Forward), "{name}, {arch:?}");
+                assert_eq!(y == expected, form.dot_on(arch, Direction::Forward).is_none(), "{name}, {arch:?}");
             }
         }
     }
@@ -104,8 +104,8 @@ fn forms_are_as_far_from_the_weights_as_their_bits_say() {
         every_form(&weight, n, k).iter().map(|(name, form)| (*name, largest(form), form.bytes())).collect();
     // Weights lie between -1 and 1; of 40 rows, 64 are stored. Steps of 1/127 are rounded by half of one, and the
     // largest weight by as much as its factor, a float16; steps of 2/15 likewise, of which scales of 6 bits make more.
-    let limits = [0.0, 2f32.powi(-9), 2f32.powi(-9), 0.5 / 127.0 + 2f32.powi(-11), 1.0 / 15.0 * 1.35];
-    let bits = [32.0, 16.0, 16.0, 9.0, 4.75];
+    let limits = [0.0, 2f32.powi(-9), 2f32.powi(-9), 2f32.powi(-9), 0.5 / 127.0 + 2f32.powi(-11), 1.0 / 15.0 * 1.35];
+    let bits = [32.0, 16.0, 16.0, 16.0, 9.0, 4.75];
     for ((name, error, bytes), (limit, bits)) in found.into_iter().zip(limits.into_iter().zip(bits)) {
         assert!(error <= limit, "{name}: {error}, expected at most {limit}");
         assert_eq!(bytes as f64, 64.0 * k as f64 * bits / 8.0, "{name}");
@@ -119,38 +119,61 @@ proptest! {
     /// most (k + 1) 2^-23 of the sum of their sizes, each product and each addition being rounded once.
     #[test]
     fn products_of_bfloat16_are_within_the_bound_of_its_rounding(
-        m in 1usize..20, k in 1usize..1200, n in 1usize..70, scale in -20i32..20, seed: u64,
+        m in 1usize..70, k in 1usize..1200, n in 1usize..70, scale in -20i32..20, seed: u64,
     ) {
         let scale = 2f32.powi(scale);
         let mut weight = numbers(seed, n * k);
         weight.iter_mut().for_each(|w| *w = half::bf16::from_f32(*w).to_f32());
         let x: Vec<f32> = numbers(seed ^ 1, m * k).iter().map(|x| x * scale).collect();
-        let packed = PackedMatrix::pack_bf16_with(n, k, true, |i, row| row.copy_from_slice(&weight[i * k..][..k]));
         let exact = naive(&x, &weight, k);
         let sizes = |x: &[f32]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
         let size = naive(&sizes(&x), &sizes(&weight), k);
-        for arch in every_arch() {
-            let rounding = if packed.rounds(arch, Direction::Forward) { 2f64.powi(-8) } else { 0.0 };
-            let mut y = vec![f32::NAN; m * n];
-            packed.matmul_on(arch, &x, &mut y);
-            for ((y, exact), size) in y.iter().zip(&exact).zip(&size) {
-                let error = (f64::from(*y) - exact).abs();
-                let bound = (rounding + (k + 1) as f64 * 2f64.powi(-23)) * size + 1e-30;
-                prop_assert!(error <= bound, "{y}, expected {exact} within {bound}, {arch:?}");
+        for dot in [Dot::Vector, Dot::Tile] {
+            let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * k..][..k]);
+            let packed = PackedMatrix::pack_bf16_with(n, k, Some(dot), fill);
+            for arch in every_arch() {
+                let rounding = if packed.dot_on(arch, Direction::Forward).is_some() { 2f64.powi(-8) } else { 0.0 };
+                let mut y = vec![f32::NAN; m * n];
+                packed.matmul_on(arch, &x, &mut y);
+                for ((y, exact), size) in y.iter().zip(&exact).zip(&size) {
+                    let error = (f64::from(*y) - exact).abs();
+                    let bound = (rounding + (k + 1) as f64 * 2f64.powi(-23)) * size + 1e-30;
+                    prop_assert!(error <= bound, "{y}, expected {exact} within {bound}, {dot:?}, {arch:?}");
+                }
             }
         }
     }
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
-fn the_instruction_is_used_where_the_processor_has_it() {
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn the_instructions_are_used_where_the_processor_has_them() {
     let weight = numbers(1, 64);
     let fill = |i: usize, row: &mut [f32]| row.copy_from_slice(&weight[i * 8..][..8]);
-    let [rounding, exact] = [true, false].map(|rounds| PackedMatrix::pack_bf16_with(8, 8, rounds, fill));
-    assert_eq!(rounding.rounds(Arch::new(), Direction::Forward), is_x86_feature_detected!("avx512bf16"));
-    assert!(!rounding.rounds(Arch::new(), Direction::Transposed));
-    assert!(!exact.rounds(Arch::new(), Direction::Forward));
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    for (dot, flag) in [(Dot::Vector, "avx512_bf16"), (Dot::Tile, "amx_bf16")] {
+        let packed = PackedMatrix::pack_bf16_with(8, 8, Some(dot), fill);
+        let there = cpu.split_whitespace().any(|word| word == flag);
+        assert_eq!(packed.dot_on(Arch::new(), Direction::Forward), there.then_some(dot));
+        assert_eq!(packed.dot_on(Arch::Scalar, Direction::Forward), None);
+        assert_eq!(packed.dot_on(Arch::new(), Direction::Transposed), None);
+        assert_eq!(Dot::all().contains(&dot), there);
+    }
+    if Dot::all().contains(&Dot::Tile) {
+        assert_eq!(Dot::fastest(), Some(Dot::Tile));
+    }
+    let exact = PackedMatrix::pack_bf16_with(8, 8, None, fill);
+    assert_eq!(exact.dot_on(Arch::new(), Direction::Forward), None);
+}
+
+#[test]
+fn the_instructions_take_numbers_below_the_normal_range_for_zero() {
+    for dot in Dot::all() {
+        let packed = PackedMatrix::pack_bf16_with(1, 2, Some(dot), |_, row| row.fill(1.0));
+        let mut y = [f32::NAN; 2];
+        packed.matmul(&[1e-39, 0.0, 2e-38, 0.0], &mut y);
+        assert_eq!(y, [0.0, half::bf16::from_f32(2e-38).to_f32()], "{dot:?}");
+    }
 }
 
 #[test]
