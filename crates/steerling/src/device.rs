@@ -150,8 +150,7 @@ mod tests {
     #[test]
     fn speeds_are_of_the_order_that_processors_have() {
         for dtype in [DType::F32, DType::BF16, DType::F64] {
-            let Speeds { bandwidth, throughput } =
-                Speeds::measure(&Compute { dtype, ..Compute::cpu_f32() }).unwrap();
+            let Speeds { bandwidth, throughput } = Speeds::measure(&Compute { dtype, ..Compute::cpu_f32() }).unwrap();
             assert!((1e8..1e13).contains(&bandwidth), "{bandwidth:e} bytes/s");
             assert!((1e8..1e15).contains(&throughput), "{throughput:e} operations/s in {dtype:?}");
         }
