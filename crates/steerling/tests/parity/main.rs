@@ -2,6 +2,7 @@
 //! computation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
+mod compute;
 mod concept_attribution;
 mod decoding;
 mod edits;
@@ -9,6 +10,7 @@ mod embeddings;
 mod forward;
 mod generation;
 mod goldens;
+mod half;
 mod inputs;
 mod neighbors;
 mod sampling;
