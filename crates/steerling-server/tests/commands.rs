@@ -203,6 +203,61 @@ fn bench_sets_decoding_methods_against_the_first() {
     assert!(table.contains("lossless=2"), "{table}");
 }
 
+/// The whole table of a model, in small: every figure is there, positive and in keeping with the others.
+#[test]
+fn bench_measures_the_whole_table_of_a_model_on_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let flags =
+        ["bench", "--preset", "tiny", "--device", "cpu", "--max-forwards", "4", "--json", json.to_str().unwrap()];
+    let table = stdout(&[&flags[..], &["--context", "16,128,8192", "--batch", "1,2"]].concat());
+    assert!(table.contains("memory floor") && table.contains("attention_products"), "{table}");
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+    let positive = |value: &Value, names: &[&str]| {
+        names.iter().for_each(|name| assert!(number(&value[name]).is_some(), "{name}: {value}"));
+    };
+    let sweep = &report["sweep"];
+    assert_eq!(sweep["failures"], serde_json::json!([]));
+    positive(&sweep["bounds"], &["bytes_per_second", "operations_per_second", "weight_bytes"]);
+    let cells = sweep["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 6);
+    for (cell, (context, sequences)) in cells.iter().zip([(16, 1), (16, 2), (128, 1), (128, 2)]) {
+        assert_eq!((&cell["context"], &cell["sequences"]), (&Value::from(context), &Value::from(sequences)));
+        let found = &cell["measured"];
+        positive(&found["seconds_per_step"], &["mean", "median", "p90"]);
+        positive(&found["floors"], &["memory_seconds", "memory_share", "compute_seconds", "compute_share"]);
+        positive(found, &["tokens_per_second", "kv_bytes", "seconds_per_profiled_step"]);
+        // The block being unmasked, 64 rows or what there is of it, one token a step.
+        let rows = f64::from(sequences * if context == 16 { 16 } else { 64 });
+        assert_eq!((number(&found["rows_per_forward"]), &found["forwards"]), (Some(rows), &Value::from(4)));
+        let masked = number(&found["masked_rows_per_forward"]).unwrap();
+        assert!(masked < rows && masked > 0.0, "{found}");
+        let parts = found["parts"].as_array().unwrap();
+        assert_eq!((parts.len(), &parts[0][0], &parts[10][0]), (11, &Value::from("embed"), &Value::from("untimed")));
+        let seconds: Vec<f64> = parts.iter().map(|part| part[1].as_f64().unwrap()).collect();
+        assert!(seconds.iter().all(|seconds| *seconds >= 0.0), "{found}");
+        let whole = number(&found["seconds_per_profiled_step"]).unwrap();
+        assert!((seconds.iter().sum::<f64>() / whole - 1.0).abs() < 1e-9, "{found}");
+    }
+    assert_eq!(cells[4]["skipped"], "the context of this model ends at 4096");
+    assert_eq!(sweep["prefill"].as_array().unwrap().len(), 2);
+    positive(&sweep["prefill"][1], &["rows", "seconds", "rows_per_second"]);
+    positive(&sweep["embeddings"], &["texts", "seconds", "texts_per_second", "tokens_per_second"]);
+    positive(&sweep["explained"], &["plain_seconds", "attributed_seconds"]);
+    let gradients = &sweep["explained"]["inputs"][0];
+    assert_eq!((&gradients["method"], &gradients["n_steps"]), (&"integrated_gradients".into(), &8.into()));
+    positive(gradients, &["targets", "seconds_per_target"]);
+    positive(&report, &["peak_memory_mib", "load_seconds", "parameters"]);
+
+    // 64 pages hold one context of 4,096 tokens.
+    let flags = ["bench", "--preset", "tiny", "--device", "cpu", "--max-forwards", "1", "--batch", "1,80"];
+    let table = stdout(&[&flags[..], &["--context", "64", "--kv-cache-mib", "8"]].concat());
+    assert!(table.contains("skipped: 80 pages are needed, there are 64; --kv-cache-mib 10 would do"), "{table}");
+    let (_, error) = failure(&["bench", "--preset", "tiny", "--context", "7"]);
+    assert!(error.contains("--context: 7 is below the minimum of 8"), "{error}");
+}
+
 #[test]
 fn what_has_no_effect_is_said_on_standard_error() {
     let nano = nano();

@@ -214,6 +214,37 @@ fn no_line_of_the_log_holds_a_prompt_or_a_text() {
     assert!(!log.to_lowercase().contains(canary), "{}", log.lines().find(|line| line.contains(canary)).unwrap());
 }
 
+/// The key goes to the server that is measured, from the flag or the environment, and is never shown.
+#[test]
+fn load_on_a_guarded_server_takes_its_key_along() {
+    let key = "a key that nobody guesses";
+    let mut guarded = steerling(&["serve"]);
+    guarded.env("STEERLING_API_KEY", key);
+    let server = Serving::start(guarded);
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let load = |flags: &[&str]| {
+        let url = format!("http://{}", server.address);
+        let limits = ["--concurrency", "2", "--requests", "4", "--seconds", "60", "--json", json.to_str().unwrap()];
+        steerling(&[&["bench", "--url", &url][..], &limits, flags].concat())
+    };
+    let with_flag = load(&["--api-key", key]).output().unwrap();
+    for output in [with_flag, load(&[]).env("STEERLING_API_KEY", key).output().unwrap()] {
+        assert!(!stdout(&output).contains(key));
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!((&report["total"]["requests"], &report["total"]["ok"]), (&4.into(), &4.into()), "{report}");
+    }
+    for (flags, reason) in [
+        (&[][..], "401 Unauthorized"),
+        (&["--api-key", "another key altogether"], "401 Unauthorized"),
+        (&["--api-key", "two\nlines"], "--api-key: it has characters that no header can carry"),
+    ] {
+        let output = load(flags).output().unwrap();
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(reason), "{error}");
+    }
+}
+
 /// A server under way, on the demo model.
 struct Serving {
     process: Child,

@@ -16,6 +16,7 @@ pub mod concepts;
 pub mod config;
 pub mod decode;
 mod denoiser;
+pub mod device;
 mod dir;
 pub mod embed;
 mod error;

@@ -1,7 +1,9 @@
 //! Where the time of a step goes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
+
+use candle_core::Device;
 
 /// A part of a denoising step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,22 +67,43 @@ impl Part {
     }
 }
 
-/// Time spent in each part since the last [`Profile::take`]. On a GPU, where work is queued, it is the time to queue.
+/// Time spent in each part since the last [`Profile::take`]. On a GPU, where work is queued, it is the time to queue,
+/// unless [`Profile::synchronise`] asks for more.
 #[derive(Debug, Default)]
-pub struct Profile([Cell<Duration>; Part::ALL.len()]);
+pub struct Profile {
+    times: [Cell<Duration>; Part::ALL.len()],
+    /// Waited for before and after each part.
+    waits_for: RefCell<Option<Device>>,
+}
 
 impl Profile {
+    /// From now on waits for `device` before and after each part, so that a part's time is what its work takes rather
+    /// than what it takes to queue it. Steps become slower by that: their own times are to be measured without.
+    /// `None` waits no more.
+    pub fn synchronise(&self, device: Option<Device>) {
+        *self.waits_for.borrow_mut() = device;
+    }
+
     /// Runs `work` and counts its time to `part`.
     pub fn time<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        self.wait();
         let start = Instant::now();
         let out = work();
-        let cell = &self.0[part as usize];
+        self.wait();
+        let cell = &self.times[part as usize];
         cell.set(cell.get() + start.elapsed());
         out
     }
 
+    fn wait(&self) {
+        if let Some(device) = &*self.waits_for.borrow() {
+            // A device that has failed says so again to whoever uses it next.
+            _ = device.synchronize();
+        }
+    }
+
     /// The time of each part, and starts anew.
     pub fn take(&self) -> Vec<(Part, Duration)> {
-        Part::ALL.into_iter().map(|part| (part, self.0[part as usize].take())).collect()
+        Part::ALL.into_iter().map(|part| (part, self.times[part as usize].take())).collect()
     }
 }

@@ -26,7 +26,7 @@ pub enum ModelSource {
     Synthetic {
         /// The size.
         preset: Preset,
-        /// Same seed, same weights.
+        /// Same seed, same weights; on a GPU, which makes its own, others than on the CPU.
         seed: u64,
     },
 }

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 
+use crate::compute::compute_in;
 use crate::goldens::{self, Tensors, close, distance};
 
 /// Largest error of hidden states and of logits in float32.
@@ -15,7 +16,7 @@ fn forwards_reproduce_the_recorded_logits_of_every_variant() {
     let mut files = vec![("nano".to_owned(), "nano/forward_t50_randmask.safetensors".to_owned())];
     files.extend(variants.map(|v| (format!("variants/{v}"), format!("variants/{v}/golden.safetensors"))));
     for (dir, file) in &files {
-        let model = goldens::model_in(dir, crate::compute_in(DType::F32));
+        let model = goldens::model_in(dir, compute_in(DType::F32));
         let golden = Tensors::open(file);
         let ids = golden.ids("input_ids").remove(0);
         let composed = model.composed(&goldens::paged_hidden(&model, &ids, &[]), &[]).unwrap();
@@ -25,7 +26,7 @@ fn forwards_reproduce_the_recorded_logits_of_every_variant() {
 
 #[test]
 fn bfloat16_is_as_close_to_double_precision_as_the_reference_in_bfloat16() {
-    let model = goldens::model_in("nano", crate::compute_in(DType::BF16));
+    let model = goldens::model_in("nano", compute_in(DType::BF16));
     let golden = Tensors::open("nano/forward_t50_randmask.safetensors");
     for (row, ids) in golden.ids("input_ids").iter().enumerate() {
         let exact = golden.get("f64.hidden").narrow(0, row, 1).unwrap();

@@ -4,10 +4,12 @@
 //! written out from their documentation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
-use candle_core::DType;
 use steerling::backbone::Compute;
 
 // Recorded runs of the reference, here through the GPU kernels.
+#[path = "../parity/compute.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod compute;
 #[path = "../parity/generation.rs"]
 mod generation;
 #[path = "../parity/goldens.rs"]
@@ -19,13 +21,8 @@ mod steering;
 mod forward;
 mod host;
 
-/// Where these tests compute, and in which type.
-fn compute() -> Compute {
-    compute_in(DType::F32)
-}
-
-/// The CPU with the GPU kernels.
-fn compute_in(dtype: DType) -> Compute {
+/// Where these tests compute: on the CPU with the GPU kernels.
+fn device() -> Compute {
     host::compile();
-    Compute { dtype, gpu_on_host: true, ..Compute::cpu_f32() }
+    Compute { gpu_on_host: true, ..Compute::cpu_f32() }
 }

@@ -10,6 +10,7 @@ use steerling::params::GenerateParams;
 use steerling::steer::{ConceptKey, SteeringSpec};
 use steerling::{Canvas, CanvasSpec, Denoiser, Error};
 
+use crate::compute::{is_strict, same_commits, within};
 use crate::generation;
 use crate::goldens::{self, Tensors};
 use crate::steering::{any_steering, short_canvas};
@@ -26,9 +27,12 @@ fn check_shares(what: &str, ours: &[ConceptShare], indices: &[u32], weights: &[f
     assert!(ours.keys().eq(theirs.keys()), "{what}: {:?} for {:?}", ours.keys(), theirs.keys());
     for (index, n) in theirs {
         let share = ours[&index];
-        assert!((share.weight - weights[n]).abs() < WEIGHTS, "{what}: {share:?}, weight {}", weights[n]);
+        assert!((share.weight - weights[n]).abs() < within(WEIGHTS), "{what}: {share:?}, weight {}", weights[n]);
         let recorded = contributions[n];
-        assert!((share.contribution - recorded).abs() < CONTRIBUTIONS, "{what}: {share:?}, recorded {recorded}");
+        assert!(
+            (share.contribution - recorded).abs() < within(CONTRIBUTIONS),
+            "{what}: {share:?}, recorded {recorded}"
+        );
     }
 }
 
@@ -63,9 +67,9 @@ fn contributions_are_those_of_the_reference() {
             check_shares(&what("known"), &found.contributions.known, &known[p], &weights, &contributions);
             let (weights, contributions) = (row(unk_weights, u), row(unk_contributions, u));
             check_shares(&what("unknown"), &found.contributions.unknown, &unk[p], &weights, &contributions);
-            assert!((found.target_logit - targets[p]).abs() < TARGETS, "{}: {found:?}", what("logit"));
-            assert!((found.epsilon() - epsilon[p]).abs() < TARGETS, "{}: {found:?}", what("epsilon"));
-            assert!(found.error() < TARGETS, "{}: {}", what("error"), found.error());
+            assert!((found.target_logit - targets[p]).abs() < within(TARGETS), "{}: {found:?}", what("logit"));
+            assert!((found.epsilon() - epsilon[p]).abs() < within(TARGETS), "{}: {found:?}", what("epsilon"));
+            assert!(found.error() < within(TARGETS), "{}: {}", what("error"), found.error());
         }
     }
     assert_eq!(cases.as_object().unwrap().len(), 5);
@@ -95,12 +99,18 @@ fn check_chunk(what: &str, catalog: &Catalog, ours: &ChunkScores, recorded: &Val
     for entry in entries {
         let key = labelled(catalog, entry["label"].as_str().unwrap());
         let recorded = entry["contribution"].as_f64().unwrap() as f32;
-        assert!((found[&key] - recorded).abs() < SCORES, "{what}: {key:?} {}, recorded {recorded}", found[&key]);
+        assert!(
+            (found[&key] - recorded).abs() < within(SCORES),
+            "{what}: {key:?} {}, recorded {recorded}",
+            found[&key]
+        );
     }
     assert!(ours.concepts.is_sorted_by(|a, b| a.1.abs() >= b.1.abs()), "{what}");
     assert!(ours.epsilon_abs >= ours.epsilon_signed.abs() - 1e-6, "{what}");
     match recorded["eps_pct"].as_f64() {
-        Some(percent) => assert!((f64::from(ours.epsilon_signed) * 100.0 - percent).abs() < 1e-2, "{what}: {ours:?}"),
+        Some(percent) => {
+            assert!((f64::from(ours.epsilon_signed) * 100.0 - percent).abs() < within(1e-2), "{what}: {ours:?}")
+        }
         // The mean over no position.
         None => assert_eq!((ours.epsilon_signed, ours.epsilon_abs), (0.0, 0.0), "{what}"),
     }
@@ -143,10 +153,10 @@ fn check_sums(canvas: &Canvas) -> Result<(), TestCaseError> {
     for (found, commit) in canvas.attributions().iter().zip(canvas.commits()) {
         prop_assert_eq!((found.position, found.id, found.step), (commit.position, commit.id, commit.step));
         prop_assert_eq!(found.target_logit, commit.target_logit);
-        prop_assert!((found.fractions().iter().sum::<f32>() - 1.0).abs() < 1e-5, "{:?}", found);
+        prop_assert!((found.fractions().iter().sum::<f32>() - 1.0).abs() < within(1e-5), "{:?}", found);
         let sum = found.known_total() + found.unknown_total() + found.contributions.remainder;
-        prop_assert!((sum - found.target_logit).abs() < 1e-4, "{} for {}", sum, found.target_logit);
-        prop_assert!(found.error() < 1e-4, "error {}", found.error());
+        prop_assert!((sum - found.target_logit).abs() < within(1e-4), "{} for {}", sum, found.target_logit);
+        prop_assert!(found.error() < within(1e-4), "error {}", found.error());
     }
     Ok(())
 }
@@ -166,7 +176,7 @@ proptest! {
         goldens::run(&mut runtime, &mut plain);
         let mut attributed = short_canvas(runtime.model(), Some(&spec), seed, 0.0).attributed().unwrap();
         goldens::run(&mut runtime, &mut attributed);
-        prop_assert_eq!(attributed.commits(), plain.commits());
+        same_commits("attributed", attributed.commits(), plain.commits());
         prop_assert!(plain.attributions().is_empty());
         check_sums(&attributed)?;
     }
@@ -203,8 +213,10 @@ proptest! {
             runtime.step(&mut batch).unwrap();
         }
         for (n, (alone, together)) in alone.iter().zip(&together).enumerate() {
-            prop_assert_eq!(alone.commits(), together.commits(), "canvas {}", n);
-            prop_assert_eq!(alone.attributions(), together.attributions(), "canvas {}", n);
+            same_commits(&format!("canvas {n}"), alone.commits(), together.commits());
+            if is_strict() {
+                prop_assert_eq!(alone.attributions(), together.attributions(), "canvas {}", n);
+            }
         }
     }
 }
@@ -230,8 +242,8 @@ fn a_set_weight_is_reported_with_its_contribution() {
             let known = share(&found.contributions.known, 5);
             let unknown = share(&found.contributions.unknown, 9);
             assert_eq!((known.weight, unknown.weight), (2.5, -1.0));
-            assert!((known.contribution - 2.5 * alignment(ConceptKey::Known(5))).abs() < 1e-5);
-            assert!((unknown.contribution + alignment(ConceptKey::Unknown(9))).abs() < 1e-5);
+            assert!((known.contribution - 2.5 * alignment(ConceptKey::Known(5))).abs() < within(1e-5));
+            assert!((unknown.contribution + alignment(ConceptKey::Unknown(9))).abs() < within(1e-5));
         }
     }
 }

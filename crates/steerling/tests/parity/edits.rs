@@ -7,6 +7,7 @@ use steerling::Model;
 use steerling::concepts::{ConceptHead, ConceptHeads};
 use steerling::steer::{ConceptKey, EpsilonMode, WeightEdit};
 
+use crate::compute::{is_strict, within};
 use crate::forward::{FEATURES, LOGITS, STATES, VARIANTS};
 use crate::goldens::{self, Tensors, close, distance};
 
@@ -135,11 +136,11 @@ fn a_large_head_adds_the_difference_of_weights() {
     let rows = goldens::plain_hidden(&model, &[5, 6, 7], &[]);
     let (features, top) = head.features(&rows).unwrap();
     let best = top.unwrap().row(0).next().unwrap();
-    let z: Vec<Vec<f32>> = head.logits(&rows).unwrap().to_vec2().unwrap();
+    let z = goldens::floats_of_rows(&head.logits(&rows).unwrap());
     for id in [best.0, 50_000] {
         let ours = head.edited_features(&rows, &[(id, 2.5)]).unwrap();
         let deltas: Vec<f32> = z.iter().map(|z| 2.5 - 1.0 / (1.0 + (-z[id as usize]).exp())).collect();
-        let deltas = Tensor::new(deltas, rows.device()).unwrap().unsqueeze(1).unwrap();
+        let deltas = Tensor::new(deltas, rows.device()).unwrap().to_dtype(rows.dtype()).unwrap().unsqueeze(1).unwrap();
         let expected = (&features + deltas.matmul(&head.embeddings(&[id]).unwrap()).unwrap()).unwrap();
         close("edited", &ours, &expected, FEATURES);
     }
@@ -170,7 +171,7 @@ proptest! {
             (Some(concept), ConceptKey::Unknown(_)) => concept.unknown.as_ref().unwrap().topk,
             (None, _) => unreachable!("all have heads"),
         };
-        let z: Vec<Vec<f32>> = head.logits(&rows).unwrap().to_vec2().unwrap();
+        let z = goldens::floats_of_rows(&head.logits(&rows).unwrap());
         for (n, z) in z.iter().enumerate() {
             let row = rows.narrow(0, n, 1).unwrap();
             let score = z[index as usize];
@@ -179,12 +180,13 @@ proptest! {
             let weight = if active { 1.0 / (1.0 + (-score).exp()) } else { 0.0 };
             let composed = heads.decompose(&row).unwrap().composed;
             let same = heads.edited(&row, &[edit(concept, weight, EpsilonMode::Keep)]).unwrap();
-            prop_assert!(distance(&same, &composed) < 1e-6, "row {}", n);
+            prop_assert!(distance(&same, &composed) < within(1e-6), "row {}", n);
             let moved = heads.edited(&row, &[edit(concept, value, EpsilonMode::Keep)]).unwrap();
             let e = model.concept_embedding(concept).unwrap();
             let delta: Vec<f32> = e.iter().map(|e| (value - weight) * e).collect();
-            let expected = (composed + Tensor::new(delta, row.device()).unwrap().unsqueeze(0).unwrap()).unwrap();
-            prop_assert!(distance(&moved, &expected) < 1e-5, "row {}", n);
+            let delta = Tensor::new(delta, row.device()).unwrap().to_dtype(row.dtype()).unwrap();
+            let expected = (composed + delta.unsqueeze(0).unwrap()).unwrap();
+            prop_assert!(distance(&moved, &expected) < within(1e-5), "row {}", n);
         }
     }
 }
@@ -201,7 +203,7 @@ fn dropping_leaves_concepts_alone() {
     let expected = (heads.known.edited_features(&rows, &[(5, 2.0)]).unwrap()
         + unknown(heads).edited_features(&rows, &[(9, 4.0)]).unwrap())
     .unwrap();
-    assert_eq!(distance(&ours, &expected), 0.0);
+    assert!(distance(&ours, &expected) <= if is_strict() { 0.0 } else { FEATURES });
     let kept = heads.edited(&rows, &[keep, WeightEdit { epsilon: EpsilonMode::Keep, ..drop }]).unwrap();
     assert!(distance(&kept, &expected) > 0.1);
 }

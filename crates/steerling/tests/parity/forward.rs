@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use steerling::Model;
-use steerling::backbone::Compute;
 use steerling::concepts::{ConceptHead, TopK};
 
+use crate::compute::compute_in;
 use crate::goldens::{self, Tensors, close, distance};
 
 /// Recorded with wide random weights; the reference's own distance between float32 and float64 is about 2e-5.
@@ -136,8 +136,7 @@ fn the_variants_tested_are_all_there_are() {
 
 #[test]
 fn double_precision_agrees_with_the_recorded_double_precision() {
-    let compute = Compute { dtype: DType::F64, ..Compute::cpu_f32() };
-    let model = goldens::model_in("nano", compute);
+    let model = goldens::model_in("nano", compute_in(DType::F64));
     for case in NANO {
         let golden = Tensors::open(&format!("nano/forward_{case}.safetensors"));
         for (row, ids) in golden.ids("input_ids").iter().enumerate() {
@@ -151,8 +150,7 @@ fn double_precision_agrees_with_the_recorded_double_precision() {
 
 #[test]
 fn bfloat16_is_as_close_to_double_precision_as_the_reference_in_bfloat16() {
-    let compute = Compute { dtype: DType::BF16, ..Compute::cpu_f32() };
-    let model = goldens::model_in("nano", compute);
+    let model = goldens::model_in("nano", compute_in(DType::BF16));
     let mut worst_ratio = 0f64;
     for case in NANO {
         let golden = Tensors::open(&format!("nano/forward_{case}.safetensors"));
@@ -176,7 +174,7 @@ fn the_paged_forward_reproduces_the_recorded_logits() {
     files.extend(VARIANTS.iter().map(|v| (format!("variants/{v}"), format!("variants/{v}/golden.safetensors"))));
     for dtype in [DType::F32, DType::F64] {
         for (dir, file) in &files {
-            let model = goldens::model_in(dir, Compute { dtype, ..Compute::cpu_f32() });
+            let model = goldens::model_in(dir, compute_in(dtype));
             let golden = Tensors::open(file);
             let ids = golden.ids("input_ids").remove(0);
             let composed = model.composed(&goldens::paged_hidden(&model, &ids, &[]), &[]).unwrap();

@@ -5,6 +5,7 @@ use steerling::canvas::Commit;
 use steerling::params::EotMode;
 use steerling::{Canvas, Model, Runtime};
 
+use crate::compute::within;
 use crate::goldens;
 
 /// The canvas of a recorded case, not steered yet.
@@ -23,10 +24,10 @@ fn run(runtime: &mut Runtime, case: &Value) -> Canvas {
 }
 
 /// `(step, [(position, token, confidence, raw logit)])`.
-type RecordedStep = (usize, Vec<(usize, u32, f32, f32)>);
+pub(crate) type RecordedStep = (usize, Vec<(usize, u32, f32, f32)>);
 
 /// Every recorded step that committed something.
-fn recorded_commits(case: &Value) -> Vec<RecordedStep> {
+pub(crate) fn recorded_commits(case: &Value) -> Vec<RecordedStep> {
     let steps = case["steps"].as_array().unwrap();
     steps
         .iter()
@@ -45,12 +46,12 @@ fn recorded_commits(case: &Value) -> Vec<RecordedStep> {
         .collect()
 }
 
-fn by_step(commits: &[Commit]) -> Vec<&[Commit]> {
+pub(crate) fn by_step(commits: &[Commit]) -> Vec<&[Commit]> {
     commits.chunk_by(|a, b| a.step == b.step).collect()
 }
 
 /// The smallest gap by which a recorded step was decided.
-fn gap(step: &Value) -> f64 {
+pub(crate) fn gap(step: &Value) -> f64 {
     ["logit_gap", "conf_gap", "order_gap"].iter().filter_map(|name| step[*name].as_f64()).fold(f64::INFINITY, f64::min)
 }
 
@@ -67,9 +68,19 @@ fn check_steps(name: &str, canvas: &Canvas, case: &Value, ordered: bool) {
         }
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!((ours.0, ours.1), (theirs.0, theirs.1), "{name}: step {step}");
-            assert!((ours.2 - theirs.2).abs() < 1e-4, "{name}: step {step} confidence {} for {}", ours.2, theirs.2);
+            assert!(
+                (ours.2 - theirs.2).abs() < within(1e-4),
+                "{name}: step {step} confidence {} for {}",
+                ours.2,
+                theirs.2
+            );
             if !theirs.3.is_nan() {
-                assert!((ours.3 - theirs.3).abs() < 1e-3, "{name}: step {step} logit {} for {}", ours.3, theirs.3);
+                assert!(
+                    (ours.3 - theirs.3).abs() < within(1e-3),
+                    "{name}: step {step} logit {} for {}",
+                    ours.3,
+                    theirs.3
+                );
             }
         }
     }
@@ -123,7 +134,7 @@ impl Compared {
             let ours: Vec<_> = ours.iter().map(|c| (c.position, c.id)).collect();
             let theirs: Vec<_> = theirs.iter().map(|c| (c.0, c.1)).collect();
             if ours != theirs {
-                assert!(gap(&case["steps"][step]) < 1e-3, "{name}: step {step}: {ours:?} for {theirs:?}");
+                assert!(gap(&case["steps"][step]) < within(1e-3), "{name}: step {step}: {ours:?} for {theirs:?}");
                 break;
             }
         }
@@ -168,7 +179,7 @@ fn sampled_runs_start_as_recorded() {
         assert_eq!(ours.len(), theirs.len(), "{name}");
         for (ours, theirs) in ours.iter().zip(theirs) {
             assert_eq!(ours.position, theirs.0, "{name}");
-            assert!((ours.confidence - theirs.2).abs() < 1e-4, "{name}");
+            assert!((ours.confidence - theirs.2).abs() < within(1e-4), "{name}");
         }
     }
 }

@@ -15,9 +15,14 @@ use steerling::params::{Decoding, GenerateParams};
 use steerling::steer::{ConceptKey, InjectionSpec, Schedule, Steering, SteeringSpec};
 use steerling::{Canvas, CanvasSpec, Denoiser, Model, Runtime, RuntimeOptions, Tokenizer};
 
-/// A file under `tests/goldens`.
+use crate::compute::{compute, on_host, within};
+
+/// A file under `tests/goldens`, or under `STEERLING_TEST_GOLDENS` on a machine without the sources.
 pub(crate) fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+    match std::env::var_os("STEERLING_TEST_GOLDENS") {
+        Some(dir) => Path::new(&dir).join(name),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name),
+    }
 }
 
 /// A recorded JSON file.
@@ -64,9 +69,9 @@ impl Tensors {
     }
 }
 
-/// The model of a directory of goldens, in float32 where this program tests.
+/// The model of a directory of goldens, where these tests compute.
 pub(crate) fn model(dir: &str) -> Model {
-    model_in(dir, crate::compute())
+    model_in(dir, compute())
 }
 
 pub(crate) fn model_in(dir: &str, compute: Compute) -> Model {
@@ -76,7 +81,7 @@ pub(crate) fn model_in(dir: &str, compute: Compute) -> Model {
 
 /// A model with random weights.
 pub(crate) fn synthetic(config: Config, seed: u64) -> Model {
-    synthetic_in(config, seed, DType::F32, crate::compute())
+    synthetic_in(config, seed, DType::F32, compute())
 }
 
 /// The same, stored in a type and computed in another.
@@ -228,7 +233,7 @@ fn plain_logits(model: &Model, canvas: &Canvas, ids: &[u32]) -> Vec<Vec<f32>> {
         (Some(heads), edits) => heads.edited(&hidden, edits).unwrap(),
         (None, _) => hidden,
     };
-    logits(model, &composed).to_vec2().unwrap()
+    floats_of_rows(&logits(model, &composed))
 }
 
 /// One step as the specification has it: whole sequences, no cache, no shortcut.
@@ -245,8 +250,14 @@ pub(crate) fn plain_step(model: &Model, canvas: &mut Canvas) -> Vec<Choice> {
     choices
 }
 
+/// The numbers of `[N, M]` in float32, row by row.
+pub(crate) fn floats_of_rows(x: &Tensor) -> Vec<Vec<f32>> {
+    x.to_dtype(DType::F32).unwrap().to_vec2().unwrap()
+}
+
 /// Fails if two tensors of as many numbers differ by more than `tolerance`.
 pub(crate) fn close(what: &str, ours: &Tensor, recorded: &Tensor, tolerance: f64) {
+    let tolerance = within(tolerance);
     let recorded = recorded.reshape(ours.dims()).unwrap();
     let found = distance(ours, &recorded);
     assert!(found <= tolerance, "{what}: off by {found:e}, tolerance {tolerance:e}");
@@ -254,7 +265,7 @@ pub(crate) fn close(what: &str, ours: &Tensor, recorded: &Tensor, tolerance: f64
 
 /// Largest absolute difference.
 pub(crate) fn distance(a: &Tensor, b: &Tensor) -> f64 {
-    let f64s = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let f64s = |t: &Tensor| on_host(t).to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
     assert_eq!(a.dims(), b.dims());
     f64s(a).iter().zip(f64s(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }

@@ -9,6 +9,7 @@ use steerling::attribute::{ReplayJob, Trace, TraceCommit};
 use steerling::steer::{ConceptKey, InjectionSpec, Schedule, Steering, SteeringSpec, WeightEdit};
 use steerling::{Canvas, CanvasSpec, GenerateParams, Model, Runtime};
 
+use crate::compute::within;
 use crate::goldens::{self, Tensors};
 
 fn explain(
@@ -62,7 +63,7 @@ fn integrated_gradients_are_the_recorded_double_precision_ones() {
                 for (i, recorded) in theirs.iter().enumerate() {
                     let score = f64::from(ours.scores.get(i).copied().unwrap_or(0.0));
                     assert!(
-                        (score - recorded).abs() < 1e-3,
+                        (score - recorded).abs() < within(1e-3),
                         "{name} n{n} target {position} input {i}: {score} for {recorded}"
                     );
                 }
@@ -90,7 +91,7 @@ fn rankings_are_the_recorded_aggregates() {
                     let position = entry["input_position"].as_u64().unwrap() as usize;
                     let score = ranked.iter().find(|(p, _)| *p == position).unwrap().1;
                     assert!(
-                        (f64::from(score) - entry["score"].as_f64().unwrap()).abs() < 1e-4,
+                        (f64::from(score) - entry["score"].as_f64().unwrap()).abs() < within(1e-4),
                         "{name} {scope} {position}"
                     );
                 }
@@ -102,7 +103,7 @@ fn rankings_are_the_recorded_aggregates() {
 
 /// The logits of a whole sequence by the plain pass, `[T][V]`.
 fn plain_logits(model: &Model, ids: &[u32]) -> Vec<Vec<f32>> {
-    goldens::logits(model, &goldens::plain_hidden(model, ids, &[])).to_vec2().unwrap()
+    goldens::floats_of_rows(&goldens::logits(model, &goldens::plain_hidden(model, ids, &[])))
 }
 
 /// A steered and attributed generation of nano.
@@ -156,11 +157,14 @@ fn a_replayed_trace_gives_the_attributions_of_the_generation() {
                     (replayed.position, replayed.id, replayed.step),
                     (original.position, original.id, original.step)
                 );
-                assert!((replayed.target_logit - original.target_logit).abs() < 1e-4, "{replayed:?} for {original:?}");
-                assert!(replayed.error() < 1e-4 && original.error() < 1e-4, "{}", original.error());
+                assert!(
+                    (replayed.target_logit - original.target_logit).abs() < within(1e-4),
+                    "{replayed:?} for {original:?}"
+                );
+                assert!(replayed.error() < within(1e-4) && original.error() < within(1e-4), "{}", original.error());
                 for (a, b) in replayed.contributions.known.iter().zip(&original.contributions.known) {
                     assert_eq!(a.index, b.index);
-                    assert!((a.contribution - b.contribution).abs() < 1e-4);
+                    assert!((a.contribution - b.contribution).abs() < within(1e-4));
                 }
             }
         }
@@ -218,7 +222,7 @@ fn occlusion_is_the_fall_of_the_logit_when_a_token_is_masked() {
                             - plain_logits(runtime.model(), &occluded)[*position][*id as usize]
                     }
                 };
-                assert!((score - expected).abs() < 1e-3, "input {input}: {score} for {expected}");
+                assert!((score - expected).abs() < within(1e-3), "input {input}: {score} for {expected}");
             }
             n += 1;
         }

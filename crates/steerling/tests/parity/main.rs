@@ -2,6 +2,7 @@
 //! computation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
+mod compute;
 mod concept_attribution;
 mod decoding;
 mod edits;
@@ -9,6 +10,7 @@ mod embeddings;
 mod forward;
 mod generation;
 mod goldens;
+mod half;
 mod inputs;
 mod neighbors;
 mod sampling;
@@ -16,7 +18,7 @@ mod score;
 mod shortcuts;
 mod steering;
 
-/// Where these tests compute, and in which type.
-fn compute() -> steerling::backbone::Compute {
-    steerling::backbone::Compute::cpu_f32()
+/// Where these tests compute.
+fn device() -> steerling::backbone::Compute {
+    compute::by_environment()
 }

@@ -3,6 +3,7 @@
 use steerling::Model;
 use steerling::steer::ConceptKey;
 
+use crate::compute::within;
 use crate::goldens;
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
@@ -27,7 +28,7 @@ fn check(model: &Model) {
         assert_eq!(found.len(), 7);
         for (found, expected) in found.iter().zip(&expected) {
             assert_eq!(found.0, expected.0, "{found:?} {expected:?}");
-            assert!((found.1 - expected.1).abs() < 1e-5, "{found:?} {expected:?}");
+            assert!((found.1 - expected.1).abs() < within(1e-5), "{found:?} {expected:?}");
         }
         assert_eq!(model.concept_neighbors(focal, usize::MAX).unwrap().len(), all.len() - 1);
     }

@@ -4,6 +4,7 @@ use steerling::Denoiser as _;
 use steerling::Runtime;
 use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, TokenScoreJob};
 
+use crate::compute::{is_strict, within};
 use crate::goldens;
 
 fn finish(mut job: ScoreJob, runtime: &mut Runtime) -> Vec<Score> {
@@ -50,7 +51,7 @@ fn recorded_masks_give_the_recorded_likelihood() {
         let cfg = case["cfg"].as_f64().unwrap() as f32;
         let score = finish(ScoreJob::of_masks(item, batches, cfg, &config).unwrap(), &mut runtime).remove(0);
         let recorded = case["loglikelihood_f64"].as_f64().unwrap();
-        assert!((score.loglikelihood - recorded).abs() < 1e-3, "{} against {recorded}", score.loglikelihood);
+        assert!((score.loglikelihood - recorded).abs() < within(1e-3), "{} against {recorded}", score.loglikelihood);
     }
     assert_eq!((runtime.page_use().active, runtime.page_use().reserved), (0, 0));
 }
@@ -88,7 +89,10 @@ fn from_left_to_right_the_parts_of_a_text_add_up() {
     let (a, b) = rest.split_at(11);
     let longer = [context, a].concat();
     let found = scores(&mut runtime, &[(context, rest), (context, a), (&longer, b)], params);
-    assert!((found[0].loglikelihood - found[1].loglikelihood - found[2].loglikelihood).abs() < 1e-4, "{found:?}");
+    assert!(
+        (found[0].loglikelihood - found[1].loglikelihood - found[2].loglikelihood).abs() < within(1e-4),
+        "{found:?}"
+    );
     assert!(found.iter().all(|score| !score.is_greedy));
 }
 
@@ -104,7 +108,7 @@ fn the_likeliest_tokens_from_left_to_right_are_greedy_by_every_method() {
         let found = scores(&mut runtime, &items, params);
         let likelihood: f64 = found.iter().map(|score| score.loglikelihood.exp()).sum();
         if greedy.is_empty() {
-            assert!((likelihood - 1.0).abs() < 1e-4, "{likelihood}");
+            assert!((likelihood - 1.0).abs() < within(1e-4), "{likelihood}");
         }
         let best = (0..found.len()).max_by(|a, b| found[*a].loglikelihood.total_cmp(&found[*b].loglikelihood)).unwrap();
         assert_eq!(found.iter().filter(|score| score.is_greedy).count(), 1);
@@ -128,7 +132,13 @@ fn neighbours_do_not_change_a_score_and_nothing_has_likelihood_one() {
     let together = scores(&mut runtime, &items, params);
     for (item, together) in items.iter().zip(&together) {
         let alone = scores(&mut goldens::runtime(goldens::model("nano"), 2), &[*item], params)[0];
-        assert_eq!(Score { forwards: 0, ..alone }, Score { forwards: 0, ..*together });
+        let off = (alone.loglikelihood - together.loglikelihood).abs();
+        assert!(off <= if is_strict() { 0.0 } else { within(1e-3) }, "{alone:?} for {together:?}");
+        let rest = |score: &Score| (score.tokens, score.is_greedy, score.method);
+        assert_eq!(rest(&alone), rest(together));
+        if is_strict() {
+            assert_eq!(alone.standard_error, together.standard_error);
+        }
     }
     let empty = together[2];
     assert_eq!((empty.loglikelihood, empty.tokens, empty.is_greedy, empty.forwards), (0.0, 0, true, 0));
@@ -152,7 +162,7 @@ fn tokens_from_left_to_right_add_up_to_the_likelihood_and_know_their_rivals() {
     let found = tokens(vec![item(0), item(20), item(7)], 3);
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [20, 0, 13]);
     // The same numbers wherever the text is cut.
-    assert!(found[0][7..].iter().zip(&found[2]).all(|(a, b)| (a.logprob - b.logprob).abs() < 1e-5));
+    assert!(found[0][7..].iter().zip(&found[2]).all(|(a, b)| (a.logprob - b.logprob).abs() < within(1e-5)));
     for token in &found[0] {
         assert_eq!(token.top.len(), 3);
         assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1) && token.logprob <= token.top[0].1);
@@ -161,12 +171,12 @@ fn tokens_from_left_to_right_add_up_to_the_likelihood_and_know_their_rivals() {
     let known = all.top.iter().find(|(id, _)| *id == CONTEXT[19]).unwrap();
     assert_eq!(known.1, all.logprob);
     let sum: f64 = all.top.iter().map(|(_, logprob)| logprob.exp()).sum();
-    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    assert!((sum - 1.0).abs() < within(1e-5), "{sum}");
     assert!(tokens(vec![], 1).is_empty());
     let params = ScoreParams { method: ScoreMethod::LeftToRight, ..ScoreParams::default() };
     let whole = scores(&mut runtime, &[(&CONTEXT[..7], &CONTEXT[7..])], params)[0];
     let sum: f64 = found[2].iter().map(|token| token.logprob).sum();
-    assert!((whole.loglikelihood - sum).abs() < 1e-9, "{} against {sum}", whole.loglikelihood);
+    assert!((whole.loglikelihood - sum).abs() < within(1e-9), "{} against {sum}", whole.loglikelihood);
     let beyond = ScoreItem { context: vec![1], continuation: vec![512] };
     assert!(TokenScoreJob::new(vec![beyond], 1, &config).is_err());
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use candle_core::DType;
 use proptest::prelude::*;
-use steerling::backbone::Compute;
 use steerling::config::{Config, MlpKind, NormKind, NormOrder};
 use steerling::params::{Align, GenerateParams};
 use steerling::steer::{Injection, Schedule, Steering, SteeringSpec};
 use steerling::{Canvas, CanvasSpec, Denoiser, Error, Runtime};
 
+use crate::compute::{compute_in, is_strict, same_commits, same_commits_within, within};
 use crate::goldens;
+use crate::half;
 use crate::steering::any_steering;
 
 /// A small model whose shape varies with the case.
@@ -45,11 +46,11 @@ pub(crate) fn compare(runtime: &mut Runtime, canvas: &Canvas) -> Result<Canvas, 
         for (ours, theirs) in fast.commits()[before..].iter().zip(&choices) {
             if (ours.position, ours.id) != (theirs.position, theirs.id) {
                 // Two ways to add may decide an exact tie differently, and nothing else.
-                prop_assert!((ours.confidence - theirs.confidence).abs() < 1e-6, "{:?} for {:?}", ours, theirs);
+                prop_assert!((ours.confidence - theirs.confidence).abs() < within(1e-6), "{:?} for {:?}", ours, theirs);
                 runtime.release(fast.id());
                 return Ok(fast);
             }
-            prop_assert!((ours.target_logit - theirs.target_logit).abs() < 1e-4, "{:?} for {:?}", ours, theirs);
+            prop_assert!((ours.target_logit - theirs.target_logit).abs() < within(1e-4), "{:?} for {:?}", ours, theirs);
         }
     }
     prop_assert_eq!(fast.ids(), plain.ids());
@@ -158,7 +159,8 @@ fn unusable_logits_stop_their_own_canvas_only() {
     let mut alone = healthy.clone();
     goldens::run(&mut goldens::runtime(goldens::model("nano"), 1), &mut alone);
     let direction = vec![1.0; runtime.info().config.n_embd];
-    let injection = Injection { direction, alpha: f32::MAX, peak: 1.0, inject_layer: 1, schedule: Schedule::Fixed };
+    let injection =
+        Injection { direction, alpha: f32::INFINITY, peak: 1.0, inject_layer: 1, schedule: Schedule::Fixed };
     let steering = Arc::new(Steering { injections: vec![injection], ..Steering::default() });
     let mut broken = Canvas::new(&[4, 5], params, &spec).unwrap().steered(steering);
     let mut healthy = healthy;
@@ -171,7 +173,7 @@ fn unusable_logits_stop_their_own_canvas_only() {
         runtime.step(&mut [&mut healthy]).unwrap();
     }
     runtime.release(healthy.id());
-    assert_eq!(healthy.commits(), alone.commits());
+    same_commits("healthy", healthy.commits(), alone.commits());
     assert_eq!(runtime.page_use().active, 0);
 }
 
@@ -200,9 +202,11 @@ fn rows_stay_within_two_blocks_a_step() {
 fn neighbours_do_not_change_a_generation_in_bfloat16() {
     for (stored, dtype) in [(DType::F32, DType::BF16), (DType::BF16, DType::F32)] {
         let config = goldens::model("nano").info().config.clone();
-        let model = || goldens::synthetic_in(config.clone(), 3, stored, Compute { dtype, ..Compute::cpu_f32() });
+        let model = || goldens::synthetic_in(config.clone(), 3, stored, compute_in(dtype));
         let mut runtime = goldens::runtime(model(), 4);
-        assert_eq!(runtime.info().weights, "bf16");
+        if is_strict() {
+            assert_eq!(runtime.info().weights, "bf16");
+        }
         let spec = CanvasSpec::of(&config);
         let canvas = |seed: u64| {
             let params = GenerateParams { max_new_tokens: 20 + 9 * seed as usize, seed, ..GenerateParams::default() };
@@ -219,7 +223,8 @@ fn neighbours_do_not_change_a_generation_in_bfloat16() {
         for (seed, together) in (0..).zip(&together) {
             let mut alone = canvas(seed);
             goldens::run(&mut goldens::runtime(model(), 1), &mut alone);
-            assert_eq!(alone.commits(), together.commits(), "canvas {seed}, stored in {stored:?}");
+            let what = format!("canvas {seed}, stored in {stored:?}");
+            same_commits_within(&what, alone.commits(), together.commits(), half::tolerance(DType::BF16).confidences);
         }
     }
 }
@@ -249,8 +254,8 @@ fn neighbours_do_not_change_a_generation() {
         }
         alone.push(canvases.swap_remove(0).commits().to_vec());
     }
-    assert_eq!(alone[0], alone[1]);
-    assert_eq!(alone[0], alone[2]);
+    same_commits("with one neighbour", &alone[0], &alone[1]);
+    same_commits("with seven neighbours", &alone[0], &alone[2]);
 }
 
 /// Sequences that start together compute the blocks that their prompts have in common once.
@@ -277,5 +282,5 @@ fn a_prompt_in_common_is_computed_once() {
     let prefill: usize = canvases.iter().map(|c| c.usage.prefill_rows).sum();
     assert_eq!(prefill, 16 * 5);
     assert!(canvases[1..].iter().all(|c| c.usage.cached_blocks == 5 && c.usage.forwards == 20));
-    assert_eq!(canvases[3].commits(), alone.commits());
+    same_commits("the fourth", canvases[3].commits(), alone.commits());
 }

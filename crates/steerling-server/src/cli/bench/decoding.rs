@@ -9,6 +9,7 @@ use steerling::params::{Align, Decoding};
 use steerling::{Canvas, Denoiser, GenerateParams, Runtime};
 
 use super::BenchArgs;
+use super::batch::{random_prompt, step};
 
 /// Flags that only matter with `--decoding`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +84,7 @@ pub(super) fn measure(runtime: &mut Runtime, args: &BenchArgs) -> Result<Vec<Com
         .flat_map(|align| args.decoding.decoding.iter().map(|decoding| Setting { decoding: *decoding, align: *align }))
         .collect();
     let mut compared = Vec::new();
-    for batch in &args.batch {
+    for batch in &args.batches() {
         // What is allocated once is paid for before anything is measured.
         run(runtime, args, settings[0], *batch, 2)?;
         let mut rounds = Vec::new();
@@ -112,7 +113,7 @@ fn run(runtime: &mut Runtime, args: &BenchArgs, setting: Setting, batch: usize, 
         if canvases.iter().all(|canvas| canvas.finish_reason().is_some()) {
             break;
         }
-        super::step(runtime, &mut canvases)?;
+        step(runtime, &mut canvases)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     canvases.iter().for_each(|canvas| runtime.release(canvas.id()));
@@ -122,15 +123,15 @@ fn run(runtime: &mut Runtime, args: &BenchArgs, setting: Setting, batch: usize, 
 
 /// The same prompts and seeds for every setting and round, so that all rounds commit the same tokens.
 fn canvas(runtime: &Runtime, args: &BenchArgs, setting: Setting, n: usize) -> Result<Canvas> {
-    let limits = runtime.limits();
+    let (limits, shape) = (runtime.limits(), args.shape());
     let texts = &args.decoding.prompt;
     let prompt = match texts.is_empty() {
-        true => super::random_prompt(&limits, args, n),
+        true => random_prompt(&limits, shape.prompt_tokens, n),
         false => runtime.tokenizer().encode(&texts[n % texts.len()])?,
     };
     let params = GenerateParams {
-        max_new_tokens: args.max_new_tokens,
-        steps: args.steps.filter(|_| setting.decoding.has_steps()),
+        max_new_tokens: shape.max_new_tokens,
+        steps: shape.steps.filter(|_| setting.decoding.has_steps()),
         seed: n as u64,
         decoding: setting.decoding,
         align: match setting.align {

@@ -1,19 +1,30 @@
 //! What explanations cost beside plain generation.
 
-use std::time::Instant;
-
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use steerling::attribute::Trace;
 use steerling::attribute::inputs::{InputJob, InputMethod, PathRule};
 use steerling::{Canvas, Denoiser, Runtime};
 
-use super::BenchArgs;
+use super::batch::{Shape, timed};
 
 /// Points of the measured paths.
 const N_STEPS: usize = 8;
 /// Targets whose inputs are attributed.
 const TARGETS: usize = 4;
+
+/// A method of input attribution, and its points.
+type Method = (&'static str, InputMethod, usize);
+
+/// Gradients along a path.
+pub(super) const INTEGRATED_GRADIENTS: Method =
+    ("integrated_gradients", InputMethod::IntegratedGradients { n_steps: N_STEPS, rule: PathRule::Right }, N_STEPS);
+/// All methods.
+pub(super) const METHODS: [Method; 3] = [
+    INTEGRATED_GRADIENTS,
+    ("input_x_gradient", InputMethod::InputXGradient, 1),
+    ("occlusion", InputMethod::Occlusion, 0),
+];
 
 /// Attribution while generating against plain generation, and input attribution afterwards.
 #[derive(Debug, Serialize)]
@@ -37,67 +48,67 @@ struct InputCost {
     mean_completeness_error: f64,
 }
 
-/// One sequence, generated twice side by side, then explained.
-pub(super) fn measure(runtime: &mut Runtime, args: &BenchArgs) -> Result<Explained> {
-    let mut plain = super::canvases(&runtime.limits(), args, 1)?.remove(0);
-    let mut attributed = super::canvases(&runtime.limits(), args, 1)?.remove(0).attributed()?;
-    for canvas in [&mut plain, &mut attributed] {
-        anyhow::ensure!(runtime.admit(canvas)?, "two sequences do not fit the pages; raise --kv-cache-mib");
-        runtime.step(&mut [canvas])?;
-    }
-    let mut pairs: Vec<(f64, f64)> = Vec::new();
-    while plain.finish_reason().is_none() && args.max_forwards.is_none_or(|n| pairs.len() < n) {
-        pairs.push((timed_step(runtime, &mut plain)?, timed_step(runtime, &mut attributed)?));
-    }
-    runtime.release(plain.id());
-    runtime.release(attributed.id());
+/// One sequence, generated twice side by side for `most` steps, then explained by `methods`.
+pub(super) fn measure(
+    runtime: &mut Runtime,
+    shape: &Shape,
+    most: Option<usize>,
+    methods: &[Method],
+) -> Result<Explained> {
+    let canvas = |runtime: &Runtime| shape.canvas(&runtime.limits(), 0);
+    let mut pair = [canvas(runtime)?, canvas(runtime)?.attributed()?];
+    let result = side_by_side(runtime, &mut pair, most);
+    pair.iter().for_each(|canvas| runtime.release(canvas.id()));
+    let pairs = result?;
     let n = pairs.len() as f64;
     let mut ratios: Vec<f64> = pairs.iter().map(|(plain, attributed)| attributed / plain - 1.0).collect();
     ratios.sort_by(f64::total_cmp);
-    let trace = Trace::of(&attributed);
-    let methods = [
-        ("integrated_gradients", InputMethod::IntegratedGradients { n_steps: N_STEPS, rule: PathRule::Right }, N_STEPS),
-        ("input_x_gradient", InputMethod::InputXGradient, 1),
-        ("occlusion", InputMethod::Occlusion, 0),
-    ];
+    let trace = Trace::of(&pair[1]);
     Ok(Explained {
         plain_seconds: pairs.iter().map(|(plain, _)| plain).sum::<f64>() / n,
         attributed_seconds: pairs.iter().map(|(_, attributed)| attributed).sum::<f64>() / n,
         overhead: ratios[ratios.len() / 2],
-        inputs: methods
-            .into_iter()
-            .map(|(name, method, n_steps)| input_cost(runtime, &trace, (name, method), n_steps))
-            .collect::<Result<_>>()?,
+        inputs: methods.iter().map(|method| input_cost(runtime, &trace, *method)).collect::<Result<_>>()?,
     })
 }
 
-fn timed_step(runtime: &mut Runtime, canvas: &mut Canvas) -> Result<f64> {
-    let start = Instant::now();
-    runtime.step(&mut [canvas])?;
-    Ok(start.elapsed().as_secs_f64())
+/// Seconds of each step of the first canvas and of the second, in turn.
+fn side_by_side(runtime: &mut Runtime, pair: &mut [Canvas; 2], most: Option<usize>) -> Result<Vec<(f64, f64)>> {
+    for canvas in &mut *pair {
+        ensure!(runtime.admit(canvas)?, "two sequences do not fit the pages; raise --kv-cache-mib");
+        while canvas.commits().is_empty() {
+            runtime.step(&mut [canvas])?;
+        }
+    }
+    let mut seconds = |canvas: &mut Canvas| -> Result<f64> {
+        Ok(timed(runtime, |runtime| Ok(runtime.step(&mut [canvas])?))?.1.as_secs_f64())
+    };
+    let [plain, attributed] = pair;
+    let mut pairs = Vec::new();
+    while plain.finish_reason().is_none() && most.is_none_or(|n| pairs.len() < n) {
+        pairs.push((seconds(plain)?, seconds(attributed)?));
+    }
+    ensure!(!pairs.is_empty(), "nothing is left to measure behind the first step; generate more tokens in more steps");
+    Ok(pairs)
 }
 
-fn input_cost(
-    runtime: &mut Runtime,
-    trace: &Trace,
-    (method, form): (&'static str, InputMethod),
-    n_steps: usize,
-) -> Result<InputCost> {
+fn input_cost(runtime: &mut Runtime, trace: &Trace, (method, form, n_steps): Method) -> Result<InputCost> {
     let positions: Vec<usize> = trace.commits.iter().take(TARGETS).map(|commit| commit.position).collect();
-    let start = Instant::now();
     let mut job = InputJob::new(trace, Some(&positions), form, None, runtime.model())?;
-    let done = loop {
-        if let Some(done) = job.advance(runtime)? {
-            break done;
+    let (done, time) = timed(runtime, |runtime| {
+        loop {
+            if let Some(done) = job.advance(runtime)? {
+                break Ok(done);
+            }
         }
-    };
+    })?;
     let n = done.len().max(1) as f64;
     let [rows_forwarded, rows_backed] = job.rows;
     Ok(InputCost {
         method,
         n_steps,
         targets: done.len(),
-        seconds_per_target: start.elapsed().as_secs_f64() / n,
+        seconds_per_target: time.as_secs_f64() / n,
         rows_forwarded,
         rows_backed,
         mean_completeness_error: done.iter().map(|t| f64::from(t.completeness_error())).sum::<f64>() / n,

@@ -1,22 +1,38 @@
 //! `steerling bench`: what a step costs, and where the time goes; with `--url`, what a running server does with load.
 
+mod batch;
 mod decoding;
 mod explain;
 mod load;
+mod memory;
+mod report;
+mod steps;
+mod sweep;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Result, bail, ensure};
+use steerling::backbone::KvPool;
 use steerling::config::Preset;
-use steerling::profile::Part;
-use steerling::{
-    Canvas, Denoiser, DeviceChoice, DtypeChoice, GenerateParams, Limits, ModelSource, Runtime, RuntimeOptions,
-};
+use steerling::device::Speeds;
+use steerling::{Config, DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 use steerling_server::config::model_dir;
 
+use batch::Shape;
+use memory::Peaks;
+use report::{Head, Report};
+use sweep::{Plan, Sweep};
+
+/// MiB of pages, unless a sweep says what it needs.
+const KV_CACHE_MIB: u64 = 4096;
+/// The least context of a sweep: half of it is prompt, the rest has a few steps.
+const LEAST_CONTEXT: usize = 8;
+
 /// Measure denoising steps on this machine, or put load on a running server.
+///
+/// Without --prompt-tokens, --max-new-tokens, --steps, --max-forwards, --explain and --decoding, or with --context: the whole
+/// table of a model on a device, which takes minutes on a CPU.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// Load on a running server.
@@ -28,19 +44,28 @@ pub(crate) struct BenchArgs {
     /// Size to measure with random weights: 8b, 1b, small or tiny.
     #[arg(long)]
     preset: Option<Preset>,
-    /// Sequences in the batch; several values are measured one after the other.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
+    /// Sequences in the batch; several values are measured one after the other [default: 1,4,16; of a table
+    /// 1,2,4,8,16,32].
+    #[arg(long, value_delimiter = ',')]
     batch: Vec<usize>,
-    /// Tokens of each prompt.
-    #[arg(long, default_value_t = 32)]
-    prompt_tokens: usize,
-    /// Tokens to generate for each sequence.
-    #[arg(long, default_value_t = 64)]
-    max_new_tokens: usize,
+    /// The whole table, with sequences of so many tokens, prompt and generated [default: 256,1024,4096].
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "TOKENS",
+        conflicts_with_all = ["prompt_tokens", "max_new_tokens", "steps", "explain", "decoding", "url"]
+    )]
+    context: Vec<usize>,
+    /// Tokens of each prompt [default: 32].
+    #[arg(long)]
+    prompt_tokens: Option<usize>,
+    /// Tokens to generate for each sequence [default: 64].
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
     /// Denoising steps of each sequence; one a token if absent.
     #[arg(long)]
     steps: Option<usize>,
-    /// Stop each measurement after this many forwards.
+    /// Stop each measurement after this many forwards [default: of a table 24].
     #[arg(long)]
     max_forwards: Option<usize>,
     /// Device: auto, cpu or cuda:N.
@@ -49,9 +74,9 @@ pub(crate) struct BenchArgs {
     /// Compute type: auto, f32, bf16 or f16.
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// MiB for pages of keys and values.
-    #[arg(long, default_value_t = 4096)]
-    kv_cache_mib: u64,
+    /// MiB for pages of keys and values [default: 4096; of a table, what its largest cell needs].
+    #[arg(long)]
+    kv_cache_mib: Option<u64>,
     /// Also measure what explanations cost, for one sequence.
     #[arg(long)]
     explain: bool,
@@ -63,222 +88,107 @@ pub(crate) struct BenchArgs {
     decoding: decoding::DecodingArgs,
 }
 
-/// The whole report.
-#[derive(Debug, Serialize)]
-struct Report {
-    model: String,
-    parameters: u64,
-    device: String,
-    dtype: String,
-    /// Type in which most weights lie in memory.
-    weights: String,
-    threads: usize,
-    load_seconds: f64,
-    prompt_tokens: usize,
-    max_new_tokens: usize,
-    runs: Vec<Run>,
-    /// What decoding methods cost, if they are compared; there are no `runs` then.
-    decoding: Vec<decoding::Compared>,
-    /// What explanations cost, if asked for.
-    explained: Option<explain::Explained>,
-    /// High-water mark of resident memory in MiB, where the system tells.
-    peak_memory_mib: Option<u64>,
-}
+impl BenchArgs {
+    /// What the whole table has, if it is asked for.
+    fn plan(&self) -> Result<Option<Plan>> {
+        let Self { prompt_tokens, max_new_tokens, steps, max_forwards, explain, decoding, .. } = self;
+        let numbers = [prompt_tokens, max_new_tokens, steps, max_forwards];
+        let particular = numbers.iter().any(|n| n.is_some()) || *explain || !decoding.decoding.is_empty();
+        if particular && self.context.is_empty() {
+            return Ok(None);
+        }
+        let or = |given: &[usize], default: &[usize]| if given.is_empty() { default.to_vec() } else { given.to_vec() };
+        let contexts = or(&self.context, &[256, 1024, 4096]);
+        for context in &contexts {
+            ensure!(*context >= LEAST_CONTEXT, "--context: {context} is below the minimum of {LEAST_CONTEXT}");
+        }
+        let sequences = or(&self.batch, &[1, 2, 4, 8, 16, 32]);
+        Ok(Some(Plan { sequences, contexts, forwards: max_forwards.unwrap_or(24).max(1) }))
+    }
 
-/// One batch size.
-#[derive(Debug, Serialize)]
-struct Run {
-    batch: usize,
-    forwards: usize,
-    tokens: usize,
-    seconds: f64,
-    tokens_per_second: f64,
-    /// Rows a forward, all sequences together.
-    rows_per_forward: f64,
-    seconds_per_step: Quantiles,
-    /// Share of the time in each part of a step.
-    shares: Vec<(&'static str, f64)>,
-    /// Share of everything that is neither a matrix product nor attention.
-    overhead_share: f64,
-}
+    fn batches(&self) -> Vec<usize> {
+        if self.batch.is_empty() { vec![1, 4, 16] } else { self.batch.clone() }
+    }
 
-#[derive(Debug, Serialize)]
-struct Quantiles {
-    mean: f64,
-    median: f64,
-    p90: f64,
+    fn shape(&self) -> Shape {
+        Shape {
+            prompt_tokens: self.prompt_tokens.unwrap_or(32),
+            max_new_tokens: self.max_new_tokens.unwrap_or(64),
+            steps: self.steps,
+        }
+    }
+
+    fn source(&self) -> ModelSource {
+        match self.preset {
+            Some(preset) => ModelSource::Synthetic { preset, seed: 0 },
+            None => model_dir(self.model.as_deref()).into(),
+        }
+    }
 }
 
 /// Runs the measurement and prints the table.
 ///
 /// # Errors
-/// If the model cannot be loaded, a sequence does not fit, or the report cannot be written.
+/// If the model cannot be loaded, a sequence does not fit, a part of a sweep failed, or the report cannot be written.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if let Some(url) = &args.load.url {
         return load::run(&args.load, url, args.json.as_ref());
     }
-    let source = match args.preset {
-        Some(preset) => ModelSource::Synthetic { preset, seed: 0 },
-        None => model_dir(args.model.as_deref()).into(),
-    };
-    let options = RuntimeOptions { device: args.device, dtype: args.dtype, kv_bytes: args.kv_cache_mib << 20 };
+    ensure!(!args.batch.contains(&0), "--batch: 0 is below the minimum of 1");
+    let (source, plan) = (args.source(), args.plan()?);
+    let kv_cache_mib = args.kv_cache_mib.unwrap_or(KV_CACHE_MIB);
+    let mut options = RuntimeOptions { device: args.device, dtype: args.dtype, kv_bytes: kv_cache_mib << 20 };
+    let mut speeds = None;
+    if let Some(plan) = &plan {
+        let compute = options.compute()?;
+        if args.kv_cache_mib.is_none() {
+            let config = config(&source)?;
+            let pages = plan.pages(config.context, config.diff_block_size);
+            options.kv_bytes = pages as u64 * KvPool::page_bytes(&config, &compute);
+        }
+        // Before the model is there: what this takes is not to count as memory of the model.
+        speeds = Some(Speeds::measure(&compute)?);
+    }
     let start = Instant::now();
     let mut runtime = super::load(&source, &options)?;
-    let load_seconds = start.elapsed().as_secs_f64();
-    let (mut runs, mut compared) = (Vec::new(), Vec::new());
-    if args.decoding.decoding.is_empty() {
-        runs = args.batch.iter().map(|batch| measure(&mut runtime, args, *batch)).collect::<Result<_>>()?;
+    let head = Head::new(runtime.info(), start.elapsed().as_secs_f64());
+    head.print();
+    let save = |report: &Report| args.json.as_ref().map_or(Ok(()), |path| report.save(path));
+    let found: Sweep;
+    let mut report = Report::new(&head);
+    if let Some((plan, speeds)) = plan.zip(speeds) {
+        found = sweep::measure(&mut runtime, &plan, &speeds, &|runtime, sweep| {
+            save(&Report { sweep: Some(sweep), peaks: Some(Peaks::so_far(runtime)), ..Report::new(&head) })
+        })?;
+        report.sweep = Some(&found);
     } else {
-        compared = decoding::measure(&mut runtime, args)?;
-    }
-    let explained = if args.explain { Some(explain::measure(&mut runtime, args)?) } else { None };
-    let info = runtime.info();
-    let report = Report {
-        model: info.name.clone(),
-        parameters: info.parameters,
-        device: info.device.clone(),
-        dtype: info.dtype.clone(),
-        weights: info.weights.clone(),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        load_seconds,
-        prompt_tokens: args.prompt_tokens,
-        max_new_tokens: args.max_new_tokens,
-        runs,
-        decoding: compared,
-        explained,
-        peak_memory_mib: peak_memory_mib(),
-    };
-    print(&report);
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Sequences of one batch, with prompts of ids that mean nothing.
-fn canvases(limits: &Limits, args: &BenchArgs, batch: usize) -> Result<Vec<Canvas>> {
-    (0..batch)
-        .map(|n| {
-            let params = GenerateParams {
-                max_new_tokens: args.max_new_tokens,
-                steps: args.steps,
-                seed: n as u64,
-                ..GenerateParams::default()
-            };
-            Ok(Canvas::new(&random_prompt(limits, args, n), params, &limits.canvas)?)
-        })
-        .collect()
-}
-
-/// The prompt of sequence `n`: different for every sequence, so that nothing is shared, and without the mask.
-fn random_prompt(limits: &Limits, args: &BenchArgs, n: usize) -> Vec<u32> {
-    let (ids, mask) = (limits.canvas.vocab_size as u32 - 1, limits.canvas.special.mask);
-    let id = |i: usize| ((n * 7919 + i * 104_729 + 1) % ids as usize) as u32;
-    (0..args.prompt_tokens).map(id).map(|id| if id < mask { id } else { id + 1 }).collect()
-}
-
-fn measure(runtime: &mut Runtime, args: &BenchArgs, batch: usize) -> Result<Run> {
-    let mut canvases = canvases(&runtime.limits(), args, batch)?;
-    for canvas in &mut canvases {
-        anyhow::ensure!(runtime.admit(canvas)?, "a batch of {batch} does not fit the pages; raise --kv-cache-mib");
-    }
-    // The first step pays for what is allocated once, and computes the prompts.
-    step(runtime, &mut canvases)?;
-    runtime.model().backbone().profile().take();
-    let committed = |canvases: &[Canvas]| canvases.iter().map(|c| c.commits().len()).sum::<usize>();
-    let rows = |canvases: &[Canvas]| canvases.iter().map(|c| c.usage.rows).sum::<usize>();
-    let (tokens_before, rows_before) = (committed(&canvases), rows(&canvases));
-    let mut times: Vec<Duration> = Vec::new();
-    while canvases.iter().any(|c| c.finish_reason().is_none()) && args.max_forwards.is_none_or(|n| times.len() < n) {
-        let start = Instant::now();
-        step(runtime, &mut canvases)?;
-        times.push(start.elapsed());
-    }
-    let parts = runtime.model().backbone().profile().take();
-    for canvas in &canvases {
-        runtime.release(canvas.id());
-    }
-    let seconds: f64 = times.iter().map(Duration::as_secs_f64).sum();
-    let tokens = committed(&canvases) - tokens_before;
-    let share = |time: Duration| time.as_secs_f64() / seconds;
-    let mut shares: Vec<(&str, f64)> = parts.iter().map(|(part, time)| (part.name(), share(*time))).collect();
-    let timed: f64 = shares.iter().map(|(_, share)| share).sum();
-    shares.push(("untimed", 1.0 - timed));
-    let essential: f64 = parts.iter().filter(|(part, _)| Part::is_essential(*part)).map(|(_, t)| share(*t)).sum();
-    times.sort_unstable();
-    let quantile = |q: f64| times[((times.len() - 1) as f64 * q) as usize].as_secs_f64();
-    Ok(Run {
-        batch,
-        forwards: times.len(),
-        tokens,
-        seconds,
-        tokens_per_second: tokens as f64 / seconds,
-        rows_per_forward: (rows(&canvases) - rows_before) as f64 / times.len() as f64,
-        seconds_per_step: Quantiles { mean: seconds / times.len() as f64, median: quantile(0.5), p90: quantile(0.9) },
-        shares,
-        overhead_share: 1.0 - essential,
-    })
-}
-
-fn step(runtime: &mut Runtime, canvases: &mut [Canvas]) -> Result<()> {
-    let mut batch: Vec<&mut Canvas> = canvases.iter_mut().filter(|c| c.finish_reason().is_none()).collect();
-    Ok(runtime.step(&mut batch)?)
-}
-
-/// `VmHWM` of this process.
-fn peak_memory_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
-}
-
-#[expect(clippy::print_stdout, reason = "the report is the command's output")]
-fn print(report: &Report) {
-    println!(
-        "{} ({:.1} M parameters) on {} in {}, weights in {}, {} threads, loaded in {:.1} s; prompt {}, {} new tokens",
-        report.model,
-        report.parameters as f64 / 1e6,
-        report.device,
-        report.dtype,
-        report.weights,
-        report.threads,
-        report.load_seconds,
-        report.prompt_tokens,
-        report.max_new_tokens
-    );
-    if report.decoding.is_empty() {
-        print_runs(&report.runs);
-    } else {
-        decoding::print(&report.decoding);
-    }
-    if let Some(explained) = &report.explained {
-        explain::print(explained);
-    }
-    if let Some(peak) = report.peak_memory_mib {
-        println!("\npeak memory {peak} MiB");
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "the report is the command's output")]
-fn print_runs(runs: &[Run]) {
-    println!("{:>6} {:>9} {:>10} {:>10} {:>10} {:>12}", "batch", "rows/fwd", "s/step", "median", "p90", "tokens/s");
-    for run in runs {
-        let Quantiles { mean, median, p90 } = run.seconds_per_step;
-        let (rows, speed) = (run.rows_per_forward, run.tokens_per_second);
-        println!("{:>6} {rows:>9.1} {mean:>10.4} {median:>10.4} {p90:>10.4} {speed:>12.2}", run.batch);
-    }
-    println!("\nshare of time, per batch size");
-    for (i, (name, _)) in runs.first().map(|run| run.shares.iter().enumerate()).into_iter().flatten() {
-        print!("{name:>20}");
-        for run in runs {
-            print!(" {:>7.1} %", run.shares[i].1 * 100.0);
+        let shape = args.shape();
+        (report.prompt_tokens, report.max_new_tokens) = (Some(shape.prompt_tokens), Some(shape.max_new_tokens));
+        if args.decoding.decoding.is_empty() {
+            let measure = |batch: usize| steps::measure(&mut runtime, &shape, args.max_forwards, batch);
+            report.runs = args.batches().into_iter().map(measure).collect::<Result<_>>()?;
+        } else {
+            report.decoding = decoding::measure(&mut runtime, args)?;
         }
-        println!();
+        if args.explain {
+            report.explained = Some(explain::measure(&mut runtime, &shape, args.max_forwards, &explain::METHODS)?);
+        }
     }
-    print!("{:>20}", "overhead");
-    for run in runs {
-        print!(" {:>7.1} %", run.overhead_share * 100.0);
+    report.peaks = Some(Peaks::so_far(&runtime));
+    report.print();
+    save(&report)?;
+    match report.sweep.map_or(0, |sweep| sweep.failures.len()) {
+        0 => Ok(()),
+        1 => bail!("a measurement failed"),
+        n => bail!("{n} measurements failed"),
     }
-    println!("   (neither product nor attention)");
+}
+
+/// The configuration of a model that is not loaded yet.
+fn config(source: &ModelSource) -> Result<Config> {
+    Ok(match source {
+        ModelSource::Synthetic { preset, .. } => Config::preset(*preset),
+        ModelSource::Directory(dir) => Config::from_dir(dir)?,
+        ModelSource::Embedded(dir) => Config::from_dir(ModelDir::Embedded(*dir))?,
+    })
 }

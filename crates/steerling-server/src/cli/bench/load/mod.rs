@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio::task::JoinSet;
 
 use report::Report;
-use soak::{Forgiven, Watch};
+use soak::{Forgiven, Metrics, Watch};
 use stats::Stats;
 use workload::Workload;
 
@@ -34,6 +35,10 @@ pub(crate) struct LoadArgs {
     /// Put load on the server at this address instead, `http://host:port`.
     #[arg(long, conflicts_with_all = ["model", "preset", "explain"])]
     pub(super) url: Option<String>,
+    /// Key sent to the server at `--url`, and to no other.
+    // Without `requires`: whoever has it in the environment may measure without a server.
+    #[arg(long, env = "STEERLING_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
     /// TOML file with the kinds of requests; a mixture of generations if absent.
     #[arg(long, requires = "url")]
     workload: Option<PathBuf>,
@@ -104,7 +109,7 @@ async fn measure(args: &LoadArgs, url: &str) -> Result<Report> {
         Some(path) => Workload::open(path)?,
         None => Workload::parse(if args.soak { SOAK } else { MIXED })?,
     };
-    let client = reqwest::Client::builder().build()?;
+    let client = client_with(args.api_key.as_deref().filter(|key| !key.is_empty()))?;
     let answer = client.get(format!("{url}/info")).timeout(Duration::from_secs(10)).send().await;
     answer.and_then(reqwest::Response::error_for_status).with_context(|| format!("{url}/info does not answer"))?;
     let started = Instant::now();
@@ -118,8 +123,11 @@ async fn measure(args: &LoadArgs, url: &str) -> Result<Report> {
         until: started + Duration::from_secs_f64(args.seconds),
         bar: bar(args),
     });
-    let metrics_url = args.metrics_url.clone().unwrap_or_else(|| url.to_owned());
-    let watching = args.soak.then(|| tokio::spawn(watch(load.clone(), metrics_url.clone())));
+    let metrics = match &args.metrics_url {
+        Some(url) => Metrics { client: client_with(None)?, url: url.clone() },
+        None => Metrics { client: load.client.clone(), url: url.to_owned() },
+    };
+    let watching = args.soak.then(|| tokio::spawn(watch(load.clone(), metrics.clone())));
     let not_sent = match args.rate {
         Some(rate) => open_loop(&load, rate).await,
         None => closed_loop(&load, args.concurrency).await,
@@ -132,7 +140,7 @@ async fn measure(args: &LoadArgs, url: &str) -> Result<Report> {
     let soak = match watching {
         Some(watching) => {
             let forgiven = Forgiven { faults: args.allow_faults, restart: args.allow_restart };
-            Some(watching.await?.judge(&load.client, &metrics_url, &all, forgiven).await)
+            Some(watching.await?.judge(&metrics, &all, forgiven).await)
         }
         None => None,
     };
@@ -151,6 +159,18 @@ async fn measure(args: &LoadArgs, url: &str) -> Result<Report> {
         without_retry_after: all.without_retry_after,
         soak,
     })
+}
+
+/// A client that sends `key` with every request.
+fn client_with(key: Option<&str>) -> Result<reqwest::Client> {
+    let mut headers = HeaderMap::new();
+    if let Some(key) = key {
+        let value = HeaderValue::try_from(format!("Bearer {key}"));
+        let mut value = value.context("--api-key: it has characters that no header can carry")?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(reqwest::Client::builder().default_headers(headers).build()?)
 }
 
 fn bar(args: &LoadArgs) -> ProgressBar {
@@ -232,11 +252,11 @@ async fn open_loop(load: &Arc<Load>, rate: f64) -> u64 {
 }
 
 /// Looks at the metrics once a second while requests are sent.
-async fn watch(load: Arc<Load>, url: String) -> Watch {
+async fn watch(load: Arc<Load>, metrics: Metrics) -> Watch {
     let mut watch = Watch::default();
     while Instant::now() < load.until && load.begun.load(Ordering::Relaxed) < load.most {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        if let Some(text) = soak::metrics(&load.client, &url).await {
+        if let Some(text) = metrics.text().await {
             watch.note(&text);
         }
     }

@@ -19,6 +19,13 @@ const RESTING: [&str; 5] = [
     "steerling_kv_pages_reserved",
 ];
 
+/// Where the metrics are, and who asks for them.
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    pub(super) client: reqwest::Client,
+    pub(super) url: String,
+}
+
 /// Memory of a process, over time.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -81,7 +88,7 @@ impl Watch {
     }
 
     /// Judges the run, after waiting until the server has come to rest.
-    pub(super) async fn judge(self, client: &reqwest::Client, url: &str, stats: &Stats, forgiven: Forgiven) -> Verdict {
+    pub(super) async fn judge(self, metrics: &Metrics, stats: &Stats, forgiven: Forgiven) -> Verdict {
         let mut problems: Vec<String> = Vec::new();
         let memory_mib = self.thirds();
         for (before, after) in &memory_mib {
@@ -104,16 +111,16 @@ impl Watch {
         if stats.without_retry_after > 0 {
             problems.push(format!("{} refusals without retry-after", stats.without_retry_after));
         }
-        problems.extend(unrest(client, url).await);
+        problems.extend(unrest(metrics).await);
         Verdict { passed: problems.is_empty(), memory_mib, problems }
     }
 }
 
 /// What has not come back to zero.
-async fn unrest(client: &reqwest::Client, url: &str) -> Vec<String> {
+async fn unrest(metrics: &Metrics) -> Vec<String> {
     let started = Instant::now();
     loop {
-        let busy: Vec<String> = match metrics(client, url).await {
+        let busy: Vec<String> = match metrics.text().await {
             None => vec!["the server does not answer".to_owned()],
             Some(text) => RESTING
                 .iter()
@@ -131,10 +138,12 @@ async fn unrest(client: &reqwest::Client, url: &str) -> Vec<String> {
     }
 }
 
-/// The text of the metrics, if the server answers.
-pub(super) async fn metrics(client: &reqwest::Client, url: &str) -> Option<String> {
-    let answer = client.get(format!("{url}/metrics")).timeout(Duration::from_secs(5)).send().await.ok()?;
-    answer.error_for_status().ok()?.text().await.ok()
+impl Metrics {
+    /// Their text, if the server answers.
+    pub(super) async fn text(&self) -> Option<String> {
+        let request = self.client.get(format!("{}/metrics", self.url)).timeout(Duration::from_secs(5));
+        request.send().await.ok()?.error_for_status().ok()?.text().await.ok()
+    }
 }
 
 impl Verdict {
