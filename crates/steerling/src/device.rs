@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::backbone::Compute;
-use crate::kernels::matmul::{PackedMatrix, dot_is_faster};
+use crate::kernels::matmul::{Dot, PackedMatrix};
 
 /// Seconds that a measurement takes at least: the start and the end of a queue are then lost in it.
 const LONG_ENOUGH: f64 = 0.1;
@@ -90,7 +90,7 @@ fn packed_product(compute: &Compute, n: usize) -> Result<f64> {
         values.iter_mut().enumerate().for_each(|(i, value)| *value = ((row * 31 + i * 7) % 13) as f32 - 6.0);
     };
     let matrix = match compute.dtype {
-        DType::BF16 => PackedMatrix::pack_bf16_with(n, n, dot_is_faster(), fill),
+        DType::BF16 => PackedMatrix::pack_bf16_with(n, n, Dot::fastest(), fill),
         _ => PackedMatrix::pack_with(n, n, fill),
     };
     let (mut x, mut out) = (vec![0f32; n * n], vec![0f32; n * n]);
