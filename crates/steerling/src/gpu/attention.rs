@@ -82,8 +82,7 @@ pub(crate) fn attend(queries: &Tensor, blocks: &Blocks, pages: &Pages) -> Result
     let count = blocks.blocks.dim(0)?;
     let out = unwritten((rows, width), queries.dtype(), queries.device())?;
     if queries.dtype() != DType::BF16 || !matches!(head_dim, 64 | 128) {
-        let threads = head_dim.next_multiple_of(32).max(64);
-        Launch::of_type("attend", queries.dtype(), [count * page, n_head, 1], threads)
+        Launch::of_type("attend", queries.dtype(), [count * page, n_head, 1], head_dim.next_multiple_of(32))
             .read(queries)
             .read(pages.keys)
             .read(pages.values)

@@ -201,6 +201,19 @@ template <class V> static V __shfl_xor_sync(unsigned, V v, int mask) {
 template <class V> static V __shfl_up_sync(unsigned, V v, unsigned by) {
     return host::exchange(v, [by](auto of) { return of(host::lane() < by ? host::lane() : host::lane() - by); });
 }
+// The kernels' `warp_reduce`, in one exchange instead of five.
+template <class V, class Op> static V warp_reduce(V v, Op op) {
+    return host::exchange(v, [op](auto of) {
+        V values[32];
+        for (unsigned lane = 0; lane < 32; lane++) values[lane] = of(lane);
+        for (unsigned offset = 16; offset > 0; offset >>= 1) {
+            V next[32];
+            for (unsigned lane = 0; lane < 32; lane++) next[lane] = op(values[lane], values[lane ^ offset]);
+            memcpy(values, next, sizeof next);
+        }
+        return values[host::lane()];
+    });
+}
 static unsigned __ballot_sync(unsigned, int holds) {
     return host::exchange(holds != 0, [](auto of) {
         unsigned bits = 0;

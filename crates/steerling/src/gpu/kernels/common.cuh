@@ -46,16 +46,20 @@ struct Max {
     template <class V> __device__ V operator()(V a, V b) const { return a > b ? a : b; }
 };
 
+#ifndef STEERLING_HOST
 template <class V, class Op> __device__ inline V warp_reduce(V v, Op op) {
     for (int offset = 16; offset > 0; offset >>= 1) v = op(v, __shfl_xor_sync(ALL_LANES, v, offset));
     return v;
 }
+#endif
 
-// The same value for all threads of the block, combined in the same order always. The block is made of whole warps.
+// The same value for all threads of the block, combined in the same order always. The block is made of whole warps. What the threads
+// wrote to shared memory before is seen by all of them after.
 template <class V, class Op> __device__ inline V block_reduce(V v, Op op) {
     __shared__ V of_warp[32];
     v = warp_reduce(v, op);
     __syncthreads();
+    if (blockDim.x == 32) return v;
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
     __syncthreads();
     v = of_warp[0];
