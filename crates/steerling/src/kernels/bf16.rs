@@ -51,7 +51,7 @@ impl Dot {
 
     /// The one whose products are the fastest of all on this processor, those in float32 included, if there is one.
     ///
-    /// Tiles do eight times the work of float32 multiply-adds and more. `vdpbf16ps` does twice the work of one: AMD's
+    /// Tiles do five to seven times the work of float32 multiply-adds, as measured. `vdpbf16ps` does twice the work of one: AMD's
     /// processors (Zen 4 and later) take as many of them a second; Intel's take a quarter as many, so that they do half
     /// the work (121 GFLOP/s a core against 242 measured). Told by features and vendor and not by a measurement, so that
     /// the same machine always gives the same numbers.

@@ -1,4 +1,4 @@
-//! The processor kernels of the hot path: plain `f32` slices in and out, safe Rust but for one instruction (`bf16`).
+//! The processor kernels of the hot path: plain `f32` slices in and out, safe Rust but for two instructions (`bf16`).
 //!
 //! Vector code is written once against [`pulp::Simd`] and compiled for every instruction set; the best one is chosen
 //! at run time (AVX-512, AVX2, NEON or scalar), so one binary serves every machine. Work is shared with rayon.

@@ -105,9 +105,14 @@ pub(super) fn multiply(product: Product) {
     }
     for (p, sums) in sums.chunks(rows.len().div_ceil(ROWS)).enumerate() {
         for (i, row) in rows.iter_mut().enumerate() {
-            let end = width.min((p + 1) * NR);
-            for (half, out) in row[p * NR..end].chunks_mut(TILE).enumerate() {
-                out.copy_from_slice(&sums[i / ROWS][i % ROWS / TILE * 2 + half][i % TILE][..out.len()]);
+            let [left, right] = [0, 1].map(|side| sums[i / ROWS][i % ROWS / TILE * 2 + side][i % TILE]);
+            let mut line = [0.0; NR];
+            line[..TILE].copy_from_slice(&left);
+            line[TILE..].copy_from_slice(&right);
+            match row[p * NR..].first_chunk_mut::<NR>() {
+                // Of a length that is known, so that this is no call.
+                Some(out) => *out = line,
+                None => row[p * NR..].copy_from_slice(&line[..width - p * NR]),
             }
         }
     }
