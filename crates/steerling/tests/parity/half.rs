@@ -7,7 +7,7 @@ use candle_core::DType;
 use steerling::Canvas;
 use steerling::params::GenerateParams;
 
-use crate::compute::{compute_in, is_strict};
+use crate::compute::{compute, compute_in};
 use crate::generation::{by_step, canvas, gap, recorded_commits};
 use crate::goldens;
 
@@ -28,7 +28,7 @@ pub(crate) struct Tolerance {
 pub(crate) fn tolerance(dtype: DType) -> Tolerance {
     let (confidences, logits, gap, followed) = match dtype {
         DType::F16 => (0.05, 0.3, 0.15, 0.5),
-        _ if is_strict() => (0.15, 0.8, 0.15, 0.3),
+        _ if compute().device.is_cpu() => (0.15, 0.8, 0.15, 0.3),
         _ => (0.4, 2.4, 0.6, 0.1),
     };
     Tolerance { confidences, logits, gap, followed }
