@@ -28,7 +28,7 @@ impl<T: Pod> Aligned<T> {
     /// # Panics
     /// If there is not enough memory.
     pub(super) fn zeroed(len: usize) -> Self {
-        // The pages are first touched by the threads that fill them. None is not a length that can be asked for.
+        // The pages are first touched by the threads that fill them. An empty mapping cannot be asked for.
         let pages = MmapMut::map_anon((len * size_of::<T>()).max(1)).expect("memory for the weights");
         // Large weights come from memory in every step, at addresses that pages of 4 KiB would have to be looked up for:
         // with large pages a product with an output head of 200 MiB is a tenth to a fifth faster. A system that has none
