@@ -9,6 +9,7 @@ need() {
 }
 need cargo "install Rust with rustup; rust-toolchain.toml names the version"
 need cc "install a C compiler (Debian: apt-get install build-essential)"
+need c++ "the GPU kernels are tested on the processor (Debian: apt-get install build-essential)"
 need curl "the tests use it as a client (Debian: apt-get install curl)"
 need python3 "clients in the tests need it (Debian: apt-get install python3 python3-venv)"
 
