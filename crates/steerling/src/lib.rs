@@ -3,6 +3,7 @@
 //! The crate loads checkpoints, computes forward passes and denoising steps, and knows nothing of HTTP or of other
 //! threads: a [`Denoiser`] lives where its device lives.
 
+// Tests inside the crate share code with those outside, which know it by its name.
 #[cfg(test)]
 extern crate self as steerling;
 
