@@ -1,5 +1,7 @@
 //! The largest of a long row, without a sort.
 
+use std::cmp::Ordering;
+
 use candle_core::{DType, Tensor};
 
 use super::{Launch, threads, unwritten};
@@ -25,7 +27,8 @@ pub(crate) fn top_k(rows: &Tensor, n: usize, k: usize, sigmoids: bool, clamp: f3
     let rows = indices.to_vec2::<u32>()?.into_iter().zip(values.to_vec2::<f32>()?);
     let sorted = |(indices, values): (Vec<u32>, Vec<f32>)| {
         let mut row: Vec<_> = indices.into_iter().zip(values).collect();
-        row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        // Both zeros are equal, as they are to the kernel; clamped numbers are no NaN.
+        row.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
         row
     };
     Ok(rows.map(sorted).collect())
