@@ -1,10 +1,13 @@
 //! What the rows of a canvas came to: computed here from logits on the host, or before on the device.
 
+use std::sync::Arc;
+
 use super::logits::RowEdits;
 use super::{Sampler, suppression, uniform};
 use crate::canvas::{Canvas, Choice};
 use crate::gpu::{Draw, RowPlan, RowResult};
 use crate::kernels::softmax::{RowStats, entropies};
+use crate::steer::Steering;
 
 /// The rows of the masked positions of one canvas.
 pub(super) enum Rows<'a> {
@@ -72,20 +75,31 @@ pub(crate) struct DevicePlan {
     pub(crate) rows: Vec<RowPlan>,
     /// The suppression vectors, one after the other.
     pub(crate) suppressions: Vec<f32>,
+    /// Whose they are: guesses, and the texts of one request, share theirs.
+    suppressing: Vec<Arc<Steering>>,
     /// Lists of penalised columns.
     pub(crate) columns: Vec<u32>,
 }
 
 impl DevicePlan {
+    /// The row of the suppression vector of `steering`, if it has one.
+    fn suppression(&mut self, steering: &Arc<Steering>) -> Option<u32> {
+        let vector = steering.suppression.as_deref()?;
+        let known = self.suppressing.iter().position(|other| Arc::ptr_eq(other, steering));
+        let row = known.unwrap_or_else(|| {
+            self.suppressions.extend(vector);
+            self.suppressing.push(steering.clone());
+            self.suppressing.len() - 1
+        });
+        Some(row as u32)
+    }
+
     /// Adds the masked `positions` of `canvas`, whose logits begin at row `first` of the model's; under guidance those of the
     /// unconditional sequence follow. Tokens of the next `steps` steps may be asked for.
     pub(crate) fn push(&mut self, canvas: &Canvas, positions: &[usize], first: usize, steps: usize) {
         let params = canvas.params();
         let special = canvas.special();
-        let suppression = suppression(canvas).map(|vector| {
-            self.suppressions.extend(vector);
-            (self.suppressions.len() / vector.len() - 1) as u32
-        });
+        let suppression = canvas.steering().and_then(|steering| self.suppression(steering));
         let columns = self.columns.len() as u32;
         if params.repetition_penalty != 1.0 {
             let ids: std::collections::BTreeSet<u32> = canvas.ids().iter().copied().collect();

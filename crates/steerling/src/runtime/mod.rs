@@ -199,8 +199,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// Runs the rows of all states and returns the hidden states of their masked rows `[N, D]`; `self.logits` then
-    /// holds their logits, state by state.
+    /// Runs the rows of all states and returns the hidden states of their masked rows `[N, D]`; `self.logits`, or
+    /// `self.device_logits`, then holds their logits, state by state.
     fn forward(&mut self, batch: &[&mut Canvas], rows: &PagedBatch, states: &[State]) -> Result<Tensor> {
         let hidden = self.model.backbone().forward_paged(rows, &mut self.pool)?;
         if rows.selected.is_empty() {
