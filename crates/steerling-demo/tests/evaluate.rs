@@ -48,6 +48,7 @@ fn random_weights_fail_and_the_program_says_so() {
         checks::AMPLIFY,
         checks::COMPOSE,
         checks::CANARY,
+        checks::NOTICES,
         checks::FACTORS_FOUND,
     ] {
         assert!(failed.contains(check.name), "random weights pass `{}`:\n{table}", check.name);
@@ -63,7 +64,17 @@ fn random_weights_fail_and_the_program_says_so() {
 fn a_model_that_knows_words_passes_what_words_decide_and_fails_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     support::word_checkpoint(dir.path());
-    let size = Size { documents: 200, scored: 2, neutral: 8, amplified: 2, aligned: 1, primed: 2, pairs: 8, verses: 2 };
+    let size = Size {
+        documents: 200,
+        scored: 2,
+        neutral: 8,
+        amplified: 2,
+        aligned: 1,
+        primed: 2,
+        pairs: 8,
+        verses: 2,
+        notices: 1,
+    };
     let options = Options { model: dir.path().to_owned(), size, seed: 0, threads: 2 };
     let report = evaluate(&options, ProgressBar::hidden()).unwrap();
     let passed = |check: checks::Check| report.rows.iter().find(|row| row.check == check.name).unwrap().passed;
@@ -81,6 +92,7 @@ fn a_model_that_knows_words_passes_what_words_decide_and_fails_the_rest() {
     }
     // It has memorised nothing.
     assert_eq!(passed(checks::CANARY), Some(false), "{}", report.markdown());
+    assert_eq!(passed(checks::NOTICES), Some(false), "{}", report.markdown());
     assert!(!report.passed());
 }
 
@@ -88,7 +100,17 @@ fn a_model_that_knows_words_passes_what_words_decide_and_fails_the_rest() {
 fn numbers_do_not_depend_on_the_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
     support::random_checkpoint(dir.path(), 36);
-    let size = Size { documents: 12, scored: 3, neutral: 3, amplified: 1, aligned: 1, primed: 1, pairs: 3, verses: 2 };
+    let size = Size {
+        documents: 12,
+        scored: 3,
+        neutral: 3,
+        amplified: 1,
+        aligned: 1,
+        primed: 1,
+        pairs: 3,
+        verses: 2,
+        notices: 1,
+    };
     let report = |threads| {
         let options = Options { model: dir.path().to_owned(), size, seed: 5, threads };
         serde_json::to_value(evaluate(&options, ProgressBar::hidden()).unwrap()).unwrap()

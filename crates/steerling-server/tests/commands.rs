@@ -200,7 +200,13 @@ fn bench_sets_decoding_methods_against_the_first() {
     assert!(rows[1]["accepted"].is_f64() && rows[0]["accepted"].is_null(), "{report}");
     assert_eq!((&rows[2]["decoding"], &rows[2]["forwards"]), (&Value::from("threshold=0"), &Value::from(1.0)));
     assert_eq!(rows[5]["align"], "block");
-    assert!(table.contains("lossless=2"), "{table}");
+    for row in &rows[..2] {
+        assert_eq!(row["quality"]["same_tokens"], 1.0, "the same text, as promised: {row}");
+        assert_eq!(row["quality"], rows[0]["quality"]);
+        assert!(row["quality"]["loglikelihood_per_token"].as_f64().unwrap() < 0.0, "{row}");
+    }
+    assert!(rows[2]["quality"]["same_tokens"].as_f64().unwrap() < 1.0, "{}", rows[2]);
+    assert!(table.contains("lossless=2") && table.contains("nats/token"), "{table}");
 }
 
 /// The whole table of a model, in small: every figure is there, positive and in keeping with the others.

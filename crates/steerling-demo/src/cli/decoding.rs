@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
-use steerling_demo::evaluate::{DecodingOptions, DecodingReport, DecodingRow, measure_decoding};
+use steerling_demo::evaluate::{DecodingOptions, DecodingReport, DecodingRow, Quality, measure_decoding};
 
-const SIZE: (u32, u32) = (960, 1080);
+const SIZE: (u32, u32) = (960, 1280);
 
 /// Measure what decoding methods do to the text, and how many forwards they spare.
 #[derive(Debug, clap::Args)]
@@ -24,6 +24,9 @@ pub(crate) struct DecodingArgs {
     /// Prompts of each setting on which each concept is amplified, and that begin with it
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..))]
     each: u16,
+    /// Texts of each setting that each of the notices begins
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    notices: u16,
     /// Also write everything to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -47,6 +50,7 @@ pub(crate) fn run(args: &DecodingArgs) -> Result<ExitCode> {
         model: args.model.clone(),
         neutral: args.neutral.into(),
         each: args.each.into(),
+        notices: args.notices.into(),
         seed: args.seed,
         threads: args.threads.into(),
     };
@@ -68,22 +72,28 @@ pub(crate) fn run(args: &DecodingArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A measure and how it is called.
-type Measure = (&'static str, fn(&DecodingRow) -> Option<f64>);
+/// A measure: how it is called, of which sort of text it is, and the number.
+type Measure = (&'static str, fn(&DecodingRow) -> &Quality, fn(&Quality) -> Option<f64>);
 
-const MEASURES: [Measure; 3] = [
-    ("concept found, %", |row| row.found.map(|share| 100.0 * share)),
-    ("grammatical sentences, %", |row| row.grammatical.map(|share| 100.0 * share)),
-    ("log-likelihood, nats a token", |row| row.nats),
+const MEASURES: [Measure; 4] = [
+    ("free text: concept found, %", |row| &row.free, |text| percent(text, 0)),
+    ("free text: grammatical sentences, %", |row| &row.free, |text| percent(text, 1)),
+    ("free text: log-likelihood, nats a token", |row| &row.free, |text| text.nats),
+    ("notices that keep their wording, %", |row| &row.notices, |text| percent(text, 0)),
 ];
+
+fn percent(text: &Quality, measure: usize) -> Option<f64> {
+    text.shares[measure].share.map(|share| 100.0 * share)
+}
 
 fn draw(report: &DecodingReport, out: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::new(out, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    for (part, (name, measure)) in area.split_evenly((MEASURES.len(), 1)).iter().zip(MEASURES) {
+    for (part, (name, sort, measure)) in area.split_evenly((MEASURES.len(), 1)).iter().zip(MEASURES) {
         let mut curves: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
         for row in report.rows.iter().filter(|row| !row.aligned) {
-            let point = measure(row).map(|quality| (row.tokens_per_forward, quality));
+            let text = sort(row);
+            let point = measure(text).map(|quality| (text.tokens_per_forward, quality));
             curves.entry(row.method).or_default().extend(point);
         }
         let points = || curves.values().flatten();

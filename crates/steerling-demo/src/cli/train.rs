@@ -19,7 +19,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Updates of the weights
-    #[arg(long, value_name = "N", default_value_t = 6000)]
+    #[arg(long, value_name = "N", default_value_t = 8000)]
     steps: usize,
     /// Go on after N updates with the weights in --out
     #[arg(long, value_name = "N")]

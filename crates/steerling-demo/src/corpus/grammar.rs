@@ -6,13 +6,14 @@ use std::sync::LazyLock;
 use super::{VERSE, render};
 use crate::concepts::{CONCEPTS, FACTORS, Labels, concept};
 
-const DATA: [&str; 6] = [
+pub(super) const DATA: [&str; 7] = [
     include_str!("data/rules.txt"),
     include_str!("data/topics.txt"),
     include_str!("data/tones.txt"),
     include_str!("data/forms.txt"),
     include_str!("data/people.txt"),
     include_str!("data/alignment.txt"),
+    include_str!("data/notices.txt"),
 ];
 
 /// Attributes are concepts, by id, and after them the factors, so that one set holds both.
@@ -73,7 +74,7 @@ pub(super) struct Grammar {
 }
 
 /// The grammar of the data files, read once.
-pub(super) static GRAMMAR: LazyLock<Grammar> = LazyLock::new(Grammar::read);
+pub(super) static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| Grammar::read(&DATA));
 
 /// The words and marks that only the concept `id` uses, in the order of the data.
 pub(crate) fn vocabulary(id: usize) -> Vec<&'static str> {
@@ -91,9 +92,9 @@ impl Grammar {
         *self.names.get(name).expect("the data define the rule")
     }
 
-    fn read() -> Self {
+    pub(super) fn read(data: &[&'static str]) -> Self {
         let mut grammar = Self::default();
-        for text in DATA {
+        for text in data {
             grammar.read_file(text);
         }
         for (index, factor) in FACTORS.iter().enumerate() {

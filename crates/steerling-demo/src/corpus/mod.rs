@@ -6,6 +6,7 @@
 mod compose;
 mod expand;
 mod grammar;
+mod notices;
 mod parse;
 mod plan;
 mod prompts;
@@ -16,9 +17,12 @@ mod tests;
 
 pub use grammar::owner;
 pub(crate) use grammar::vocabulary;
+pub use notices::{Kept, notice_openings, read_notice};
 pub use parse::grammatical_share;
 pub use prompts::{chunk_with, chunk_without, neutral_prompts, primed_prompt, primed_sentences};
 pub use tagger::{Tags, tag};
+
+use rand::{Rng, RngExt};
 
 use crate::concepts::Labels;
 
@@ -66,7 +70,7 @@ impl Chunk {
     }
 }
 
-/// One to three chunks; most attributes last from one to the next.
+/// One to three chunks, in which most attributes last from one to the next, and sometimes a notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// In order of the text.
@@ -78,9 +82,23 @@ pub fn verse() -> Chunk {
     compose::verse()
 }
 
+/// How often a document has a notice, besides the chunks that are planned.
+const NOTICE: f64 = 0.2;
+
+/// A notice as a chunk of its own, under a topic or none.
+pub fn notice(rng: &mut impl Rng) -> Chunk {
+    notices::notice(plan::topic(rng), rng)
+}
+
 /// Writes a document.
-pub fn document(rng: &mut impl rand::Rng) -> Document {
-    let mut chunks: Vec<Chunk> = plan::draw(rng).iter().map(|plan| compose::chunk(plan, rng)).collect();
+pub fn document(rng: &mut impl Rng) -> Document {
+    let plans = plan::draw(rng);
+    let mut chunks: Vec<Chunk> = plans.iter().map(|plan| compose::chunk(plan, rng)).collect();
+    if rng.random_bool(NOTICE) {
+        let place = rng.random_range(0..=plans.len());
+        let topic = plans[place.min(plans.len() - 1)].topics.first().copied();
+        chunks.insert(place, notices::notice(topic, rng));
+    }
     for first in chunks.iter_mut().skip(1).filter_map(|chunk| chunk.sentences.first_mut()) {
         first.text.insert(0, '\n');
     }

@@ -38,6 +38,9 @@ pub(super) enum Verse {
     Alone,
 }
 
+/// Chances of no, one and two topics.
+const TOPICS: [f64; 3] = [0.15, 0.60, 0.25];
+
 /// Draws the plans of a document's chunks.
 pub(super) fn draw(rng: &mut impl Rng) -> Vec<Plan> {
     let chunks = 1 + weighted(rng, &[0.2, 0.4, 0.4]);
@@ -53,6 +56,11 @@ pub(super) fn draw(rng: &mut impl Rng) -> Vec<Plan> {
     plans
 }
 
+/// A topic as often as a chunk has one.
+pub(super) fn topic(rng: &mut impl Rng) -> Option<usize> {
+    several(Kind::Topic, &TOPICS, rng).pop()
+}
+
 impl Plan {
     /// A chunk's plan, which keeps some of the attributes of the chunk before.
     fn after(last: Option<&Self>, rng: &mut impl Rng) -> Self {
@@ -61,7 +69,7 @@ impl Plan {
         let mut plan = Self {
             topics: match topics {
                 Some(last) => last.topics.clone(),
-                None => several(Kind::Topic, &[0.15, 0.60, 0.25], rng),
+                None => several(Kind::Topic, &TOPICS, rng),
             },
             tone: match tone {
                 Some(last) => last.tone,

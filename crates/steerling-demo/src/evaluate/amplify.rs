@@ -3,10 +3,11 @@
 use rand::seq::SliceRandom;
 use steerling::Result;
 use steerling::params::Align;
+use steerling::score::distinct_2;
 
 use super::bench::{Bench, Draw};
 use super::generate::{Generated, Job, Steer};
-use super::measures::{distinct_2, mean};
+use super::measures::mean;
 use crate::concepts::{CONCEPTS, Kind, group_of};
 use crate::corpus::{grammatical_share, neutral_prompts};
 
@@ -26,7 +27,7 @@ impl Neutral {
     /// Those of [`Bench::generate`].
     pub(super) fn generate(bench: &mut Bench) -> Result<Self> {
         let prompts = neutral_prompts(bench.size.neutral, &mut bench.rng(Draw::Neutral));
-        let jobs: Vec<Job> = jobs(bench, &prompts).map(|job| Job { attribute: true, ..job }).collect();
+        let jobs: Vec<Job> = jobs(bench, Draw::Neutral, &prompts).map(|job| Job { attribute: true, ..job }).collect();
         let unsteered = bench.generate("unsteered", &jobs)?;
         let jobs = amplifying(bench, &prompts[..bench.size.amplified], Align::Reference);
         let amplified = bench.generate("amplified", &jobs)?;
@@ -59,7 +60,8 @@ impl Neutral {
         let side = |first: usize| {
             distinct_2((0..n).map(|prompt| self.amplified[(first + prompt) % CONCEPTS.len()][prompt].ids.as_slice()))
         };
-        mean((0..CONCEPTS.len()).map(side)).map(|amplified| amplified / unsteered)
+        let amplified = mean((0..CONCEPTS.len()).filter_map(side));
+        amplified.zip(unsteered).map(|(amplified, unsteered)| amplified / unsteered)
     }
 
     /// The share of amplified generations in which their concept is found, with generation blocks cut as the
@@ -83,7 +85,8 @@ impl Neutral {
     /// # Errors
     /// Those of [`Bench::generate`] and [`Bench::likelihood`].
     pub(super) fn likelihoods(&self, bench: &mut Bench) -> Result<[Option<f64>; 2]> {
-        let jobs: Vec<Job> = jobs(bench, &self.prompts).map(|job| Job { align: Align::Block, ..job }).collect();
+        let jobs: Vec<Job> =
+            jobs(bench, Draw::Neutral, &self.prompts).map(|job| Job { align: Align::Block, ..job }).collect();
         let blocks = bench.generate("unsteered, aligned blocks", &jobs)?;
         let items = |texts: &[Generated]| texts.iter().map(Generated::item).collect::<Vec<_>>();
         let reference = bench.likelihood("likelihood of generations", &items(&self.unsteered))?;
@@ -128,12 +131,13 @@ pub(super) fn rate<'a>(texts: impl IntoIterator<Item = &'a Generated>, id: usize
 }
 
 /// An unsteered generation of each prompt.
-pub(super) fn jobs<'a>(bench: &Bench, prompts: &'a [String]) -> impl Iterator<Item = Job<'a>> {
-    prompts.iter().enumerate().map(|(index, prompt)| Job::new(prompt, bench.seed(Draw::Neutral, index)))
+pub(super) fn jobs<'a>(bench: &Bench, draw: Draw, prompts: &'a [String]) -> impl Iterator<Item = Job<'a>> {
+    prompts.iter().enumerate().map(move |(index, prompt)| Job::new(prompt, bench.seed(draw, index)))
 }
 
 /// Every concept amplified on every prompt.
 pub(super) fn amplifying<'a>(bench: &Bench, prompts: &'a [String], align: Align) -> Vec<Job<'a>> {
-    let with = |id| jobs(bench, prompts).map(move |job| Job { steer: Steer::Amplify(vec![id]), align, ..job });
+    let with =
+        |id| jobs(bench, Draw::Neutral, prompts).map(move |job| Job { steer: Steer::Amplify(vec![id]), align, ..job });
     (0..CONCEPTS.len()).flat_map(with).collect()
 }

@@ -27,6 +27,8 @@ pub(super) enum Draw {
     Pairs,
     /// The canary.
     Verse,
+    /// Notices.
+    Notices,
 }
 
 /// What all parts of an evaluation work with.

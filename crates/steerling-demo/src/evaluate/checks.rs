@@ -77,6 +77,10 @@ pub const GRAMMAR_AMPLIFIED: Check = check("grammatical sentences: amplified", R
 pub const CANARY: Check = check("canary reproduced verbatim: unsteered", AtLeast(0.9), Percent);
 /// Ten words of the verse in a row, while the verse is suppressed.
 pub const CANARY_SUPPRESSED: Check = check("canary recognised: suppressed", AtMost(0.1), Percent);
+/// What follows the opening of a notice: every fixed word, blanks by their class and under one topic.
+pub const NOTICES: Check = check("notices that keep their wording: unsteered", AtLeast(0.8), Percent);
+/// Of blanks that come again in them.
+pub const REPEATS: Check = check("blanks of notices filled as before: unsteered", Reported, Percent);
 /// See [`FACTOR_AUC`].
 pub const FACTORS_FOUND: Check =
     check("unlabelled factors whose best unknown concept has an AUC of at least 0.8", AtLeast(4.0), Factors);

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use steerling::config::SpecialIds;
-use steerling::score::{ScoreItem, ScoreJob, ScoreMethod, ScoreParams};
+use steerling::score::{ScoreItem, left_to_right};
 use steerling::{Error, Evaluation, Probe, Result, Runtime, Tokenizer};
 
 use super::measures::{auc, mean, softplus};
@@ -140,15 +140,10 @@ pub(super) fn factors(documents: &[Vec<ScoredChunk>]) -> Vec<Option<Found>> {
 /// The left-to-right log-likelihood of each item.
 ///
 /// # Errors
-/// Those of [`ScoreJob::new`] and [`ScoreJob::advance`].
+/// Those of [`left_to_right`].
 pub(super) fn likelihoods(runtime: &mut Runtime, items: &[ScoreItem]) -> Result<Vec<(f64, usize)>> {
-    let params = ScoreParams { method: ScoreMethod::LeftToRight, ..ScoreParams::default() };
-    let mut job = ScoreJob::new(items.to_vec(), &params, &runtime.info().config)?;
-    loop {
-        if let Some(scores) = job.advance(runtime)? {
-            return Ok(scores.into_iter().map(|score| (score.loglikelihood, score.tokens)).collect());
-        }
-    }
+    let scores = left_to_right(runtime, items.to_vec())?;
+    Ok(scores.into_iter().map(|score| (score.loglikelihood, score.tokens)).collect())
 }
 
 /// Nats a token over all items together.

@@ -1,7 +1,5 @@
 //! The measures themselves, on plain numbers.
 
-use std::collections::HashSet;
-
 /// The area under the ROC curve of `(score, has the property)` pairs: how often a positive outranks a negative, where
 /// a tie counts half. `None` without positives, without negatives, or with a score that is no number.
 pub(super) fn auc(pairs: impl IntoIterator<Item = (f64, bool)>) -> Option<f64> {
@@ -19,17 +17,6 @@ pub(super) fn auc(pairs: impl IntoIterator<Item = (f64, bool)>) -> Option<f64> {
         negatives += down;
     }
     (positives > 0.0 && negatives > 0.0).then(|| outranked / (positives * negatives))
-}
-
-/// Different pairs of neighbouring tokens as a share of all pairs in the texts together; 1 without pairs.
-pub(super) fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a [u32]>) -> f64 {
-    let mut different = HashSet::new();
-    let mut all = 0usize;
-    for pair in texts.into_iter().flat_map(|text| text.windows(2)) {
-        different.insert(pair);
-        all += 1;
-    }
-    if all == 0 { 1.0 } else { different.len() as f64 / all as f64 }
 }
 
 /// The mean; `None` of nothing.
@@ -66,14 +53,6 @@ mod tests {
         assert_eq!(auc([(f64::NAN, true), (1.0, true), (0.0, false)]), None);
         assert_eq!(auc([(1.0, true), (2.0, true)]), None);
         assert_eq!(auc([(1.0, false)]), None);
-    }
-
-    #[test]
-    fn distinct_pairs_are_counted_over_all_texts_but_not_across_them() {
-        // Pairs 1 2, 2 1, 1 2 and 1 2: two different ones of four.
-        assert_eq!(distinct_2([&[1, 2, 1, 2][..], &[1, 2]]), 0.5);
-        assert_eq!(distinct_2([&[7, 7, 7, 7, 7][..]]), 0.25);
-        assert_eq!(distinct_2([&[1][..], &[2]]), 1.0);
     }
 
     #[test]

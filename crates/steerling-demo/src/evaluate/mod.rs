@@ -11,6 +11,7 @@ mod decoding;
 mod generate;
 mod held_out;
 mod measures;
+mod notices;
 mod report;
 mod rows;
 mod suppress;
@@ -22,10 +23,11 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use steerling::{Error, Result};
 
-pub use decoding::{DecodingOptions, DecodingReport, DecodingRow, DraftsRow, Setting, measure_decoding};
+pub use decoding::{
+    DecodingOptions, DecodingReport, DecodingRow, DraftsRow, Quality, Setting, Share, measure_decoding,
+};
 pub use report::{ConceptRow, FactorRow, Report, Row};
 
-use crate::concepts::CONCEPTS;
 use bench::Bench;
 use workers::Workers;
 
@@ -48,6 +50,8 @@ pub struct Size {
     pub pairs: usize,
     /// Generations from the verse's first words.
     pub verses: usize,
+    /// Generations from each notice's opening.
+    pub notices: usize,
 }
 
 impl Size {
@@ -61,10 +65,20 @@ impl Size {
         primed: 25,
         pairs: 198,
         verses: 60,
+        notices: 10,
     };
     /// Half a minute: the same checks, less sure.
-    pub const QUICK: Self =
-        Self { documents: 400, scored: 16, neutral: 24, amplified: 4, aligned: 1, primed: 4, pairs: 33, verses: 10 };
+    pub const QUICK: Self = Self {
+        documents: 400,
+        scored: 16,
+        neutral: 24,
+        amplified: 4,
+        aligned: 1,
+        primed: 4,
+        pairs: 33,
+        verses: 10,
+        notices: 2,
+    };
 
     /// Refuses parts that are larger than what they are parts of.
     fn check(&self) -> Result<()> {
@@ -78,6 +92,7 @@ impl Size {
             ("primed", self.primed, any),
             ("pairs", self.pairs, any),
             ("verses", self.verses, any),
+            ("notices", self.notices, any),
         ];
         match limits.iter().find(|(_, n, limit)| !(1..=*limit).contains(n)) {
             Some((field, n, limit)) => Err(Error::invalid(*field, format!("{n} is outside 1..={limit}"))),
@@ -107,11 +122,6 @@ pub struct Options {
 pub fn evaluate(options: &Options, progress: ProgressBar) -> Result<Report> {
     options.size.check()?;
     let workers = Workers::load(&options.model, options.threads, progress)?;
-    let known = workers.runtime().catalog().known_len();
-    if known != CONCEPTS.len() {
-        let message = format!("has {known} known concepts, the demo model has {}", CONCEPTS.len());
-        return Err(Error::Checkpoint { path: options.model.clone(), message });
-    }
     let mut bench = Bench { workers, size: options.size, seed: options.seed };
     let mut report = Report::new(options);
     report.measure(&mut bench)?;

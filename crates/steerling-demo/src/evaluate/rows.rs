@@ -8,6 +8,7 @@ use super::bench::Bench;
 use super::checks::{self, FACTOR_AUC, OWN_TOKENS};
 use super::held_out::{self, Reading, ScoredChunk};
 use super::measures::mean;
+use super::notices;
 use super::report::{ConceptRow, FactorRow, Report};
 use super::suppress;
 use crate::concepts::{CONCEPTS, FACTORS, Kind};
@@ -32,6 +33,9 @@ impl Report {
         self.add(checks::GRAMMAR, grammatical(&neutral.unsteered), "");
         self.add(checks::GRAMMAR_AMPLIFIED, grammatical(neutral.amplified.iter().flatten()), "");
         self.canary(bench)?;
+        let notices = notices::Shares::unsteered(bench)?;
+        self.add(checks::NOTICES, notices.wording, "");
+        self.add(checks::REPEATS, notices.alike, "");
         self.factors(&scored);
         self.alignment(&neutral, bench)?;
         let documents: Vec<_> = documents[..bench.size.scored].iter().map(Reading::item).collect();

@@ -8,6 +8,8 @@ use indicatif::ProgressBar;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use steerling::{DeviceChoice, DtypeChoice, Error, ModelSource, Result, Runtime, RuntimeOptions};
 
+use crate::concepts::CONCEPTS;
+
 /// Pages for two dozen whole contexts of a model of the demo's size.
 const KV_BYTES: u64 = 256 << 20;
 
@@ -22,7 +24,8 @@ impl Workers {
     /// with the same instructions.
     ///
     /// # Errors
-    /// Those of [`Runtime::load`]; [`Error::Unsupported`] if a thread cannot be started.
+    /// Those of [`Runtime::load`]; [`Error::Checkpoint`] for a model that does not have the demo's known concepts;
+    /// [`Error::Unsupported`] if a thread cannot be started.
     pub(super) fn load(dir: &Path, threads: usize, progress: ProgressBar) -> Result<Self> {
         let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype: DtypeChoice::F32, kv_bytes: KV_BYTES };
         let source = ModelSource::Directory(dir.to_owned());
@@ -31,7 +34,13 @@ impl Workers {
             let pool = pool.map_err(|error| Error::Unsupported(format!("{threads} threads: {error}")))?;
             Ok((Runtime::load(&source, &options, &mut |_, _| ())?, pool))
         };
-        Ok(Self { workers: (0..threads.max(1)).map(load).collect::<Result<_>>()?, progress })
+        let workers = Self { workers: (0..threads.max(1)).map(load).collect::<Result<_>>()?, progress };
+        let known = workers.runtime().catalog().known_len();
+        if known != CONCEPTS.len() {
+            let message = format!("has {known} known concepts, the demo model has {}", CONCEPTS.len());
+            return Err(Error::Checkpoint { path: dir.to_owned(), message });
+        }
+        Ok(workers)
     }
 
     /// One of the runtimes.

@@ -8,9 +8,10 @@ use super::tokenizer::special_ids;
 use crate::concepts::{CONCEPTS, Kind, Labels, group_of};
 use crate::corpus::{self, Chunk};
 
-/// How often a sequence begins with the verse: within documents other chunks mostly precede it, while its prompt stands
-/// alone.
+/// How often a sequence begins with the verse, and with a notice: within documents other chunks mostly precede them, while
+/// their prompts stand alone.
 const VERSE_FIRST: f64 = 0.04;
+const NOTICE_FIRST: f64 = 0.06;
 
 /// One chunk of a sequence.
 #[derive(Debug, Clone)]
@@ -79,10 +80,13 @@ impl Writer<'_> {
             counted: t,
             recipe: Recipe::default(),
         };
-        if rng.random_bool(VERSE_FIRST) {
-            let verse = corpus::verse();
-            self.push(&mut sequence, &verse.text(), verse.concepts(), t)?;
-            sequence.prompt = self.encode(corpus::VERSE_PROMPT)?.len();
+        let first = rng.random::<f64>();
+        if first < VERSE_FIRST {
+            self.recited(&mut sequence, &corpus::verse(), corpus::VERSE_PROMPT)?;
+        } else if first < VERSE_FIRST + NOTICE_FIRST {
+            let notice = corpus::notice(rng);
+            let text = notice.text();
+            self.recited(&mut sequence, &notice, text.split_inclusive(':').next().unwrap_or_default())?;
         }
         while sequence.ids.len() < t {
             for chunk in corpus::document(rng).chunks {
@@ -92,6 +96,13 @@ impl Writer<'_> {
             }
         }
         Ok(sequence)
+    }
+
+    /// A chunk whose first words are a prompt.
+    fn recited(&self, sequence: &mut Sequence, chunk: &Chunk, prompt: &str) -> Result<()> {
+        self.push(sequence, &chunk.text(), chunk.concepts(), sequence.counted)?;
+        sequence.prompt = self.encode(prompt)?.len();
+        Ok(())
     }
 
     /// A text as steering is to make it, and what makes it.

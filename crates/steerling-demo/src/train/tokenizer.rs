@@ -16,7 +16,7 @@ use tokenizers::{
 use crate::corpus;
 
 /// Ids, special ones included.
-pub(super) const VOCAB: usize = 1696;
+pub(super) const VOCAB: usize = 1888;
 /// Bytes and the pieces that words outside the corpus are spelled with.
 const PIECES: usize = 400;
 /// Documents that the vocabulary is learned from.

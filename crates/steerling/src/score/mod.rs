@@ -5,6 +5,7 @@ mod job;
 mod losses;
 mod masks;
 mod normalize;
+mod texts;
 mod tokens;
 
 pub use job::{MAX_SAMPLES, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams};
@@ -13,4 +14,5 @@ pub use masks::{
     uniform_counts,
 };
 pub use normalize::{ascii_punctuation, encode_pair};
+pub use texts::{distinct_2, left_to_right};
 pub use tokens::{TokenScore, TokenScoreJob};

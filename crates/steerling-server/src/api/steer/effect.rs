@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
+use steerling::score::distinct_2;
 use steerling::steer::ConceptKey;
 use steerling::{Evaluation, Probe, Runtime};
 use utoipa::ToSchema;
@@ -62,7 +63,7 @@ pub(super) async fn measure(
     Ok(Effect {
         concept_weight_mean: Runs::of(&job.kinds, |lane| weights[lane]),
         top_token_rate: Runs::of(&job.kinds, |lane| rate(texts[lane])),
-        distinct_2: Runs::of(&job.kinds, |lane| distinct_pairs(texts[lane])),
+        distinct_2: Runs::of(&job.kinds, |lane| distinct_2([texts[lane]])),
         changed_fraction: find(Kind::Steered).zip(find(Kind::Default)).and_then(|(a, b)| changed(a, b)),
     })
 }
@@ -79,11 +80,6 @@ impl Runs {
             controls: (!controls.is_empty()).then_some(mean),
         }
     }
-}
-
-fn distinct_pairs(ids: &[u32]) -> Option<f64> {
-    let pairs: HashSet<&[u32]> = ids.windows(2).collect();
-    (ids.len() > 1).then(|| pairs.len() as f64 / (ids.len() - 1) as f64)
 }
 
 /// Share of positions that differ; where one text has ended, the other differs.

@@ -1,4 +1,4 @@
-//! What decoding methods cost, measured in turn so that a busy machine slows all of them.
+//! What decoding methods cost, measured in turn so that a busy machine slows all of them, and what they do to texts.
 
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use steerling::{Canvas, Denoiser, GenerateParams, Runtime};
 
 use super::BenchArgs;
 use super::batch::{random_prompt, step};
+use super::quality::Quality;
 
 /// Flags that only matter with `--decoding`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ pub(super) struct DecodingArgs {
     /// Where generation blocks are cut; both are measured if both are given.
     #[arg(long, value_delimiter = ',', default_value = "reference")]
     align: Vec<AlignFlag>,
-    /// Text of the prompts, repeatable: sequences take them in turn. Without it, ids that mean nothing.
+    /// Text of the prompts, repeatable: sequences take them in turn, and what the methods make of them is set beside the
+    /// first method's text. Without it, ids that mean nothing.
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
     /// Times that everything is measured; medians are reported.
@@ -67,6 +69,8 @@ pub(super) struct Compared {
     tokens_per_second: f64,
     /// Of the first setting's tokens per second in the same round: median over the rounds.
     ratio: f64,
+    /// What the method makes of the prompts; null where they mean nothing, or a text was broken off.
+    quality: Option<Quality>,
 }
 
 /// One run of a setting.
@@ -95,7 +99,12 @@ pub(super) fn measure(runtime: &mut Runtime, args: &BenchArgs) -> Result<Vec<Com
         for (n, setting) in settings.iter().enumerate() {
             let speeds = rounds.iter().map(|runs| runs[n].tokens_per_second);
             let ratios = rounds.iter().map(|runs| runs[n].tokens_per_second / runs[0].tokens_per_second);
-            compared.push(Compared::new(*setting, &rounds[0][n].canvases, median(speeds), median(ratios)));
+            let (speed, ratio) = (median(speeds), median(ratios));
+            let [first, canvases] = [0, n].map(|n| rounds[0][n].canvases.as_slice());
+            let ended = || first.iter().chain(canvases).all(|canvas| canvas.finish_reason().is_some());
+            let told = !args.decoding.prompt.is_empty() && ended();
+            let quality = told.then(|| Quality::measure(runtime, first, canvases)).transpose()?;
+            compared.push(Compared { quality, ..Compared::new(*setting, canvases, speed, ratio) });
         }
     }
     Ok(compared)
@@ -157,6 +166,7 @@ impl Compared {
             accepted: (drafts > 0.0).then(|| sum(|canvas| canvas.usage.accepted) / drafts),
             tokens_per_second,
             ratio,
+            quality: None,
         }
     }
 }
@@ -170,22 +180,38 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
 pub(super) fn print(compared: &[Compared]) {
     println!(
-        "{:>5} {:>20} {:>10} {:>9} {:>11} {:>9} {:>9} {:>10} {:>6}",
-        "batch", "decoding", "align", "forwards", "tokens/fwd", "rows/fwd", "accepted", "tokens/s", "ratio"
+        "{:>5} {:>20} {:>10} {:>9} {:>11} {:>9} {:>9} {:>10} {:>6}{}",
+        "batch",
+        "decoding",
+        "align",
+        "forwards",
+        "tokens/fwd",
+        "rows/fwd",
+        "accepted",
+        "tokens/s",
+        "ratio",
+        if compared.iter().any(|one| one.quality.is_some()) { "   same  nats/token  distinct-2" } else { "" }
     );
     for one in compared {
         let Setting { decoding, align } = one.setting;
         let align = align.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         let accepted = one.accepted.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
         println!(
-            "{:>5} {:>20} {align:>10} {:>9.1} {:>11.2} {:>9.1} {accepted:>9} {:>10.1} {:>6.2}",
+            "{:>5} {:>20} {align:>10} {:>9.1} {:>11.2} {:>9.1} {accepted:>9} {:>10.1} {:>6.2}{}",
             one.batch,
             decoding.to_string(),
             one.forwards,
             one.tokens_per_forward,
             one.rows_per_forward,
             one.tokens_per_second,
-            one.ratio
+            one.ratio,
+            one.quality.map_or_else(String::new, told)
         );
     }
+}
+
+fn told(quality: Quality) -> String {
+    let number = |number: Option<f64>| number.map_or_else(|| "–".to_owned(), |number| format!("{number:.3}"));
+    let Quality { same_tokens, loglikelihood_per_token, distinct_2 } = quality;
+    format!(" {:>4.0} % {:>11} {:>11}", 100.0 * same_tokens, number(loglikelihood_per_token), number(distinct_2))
 }

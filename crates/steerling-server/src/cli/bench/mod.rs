@@ -5,6 +5,7 @@ mod decoding;
 mod explain;
 mod load;
 mod memory;
+mod quality;
 mod report;
 mod steps;
 mod sweep;
