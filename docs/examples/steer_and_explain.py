@@ -33,7 +33,7 @@ print(get("/info")["model"]["name"])
 
 # %% Generate: the same seed gives the same text.
 PROMPT = "The neighbour moved the table."
-plain = post("/generate", prompt=PROMPT, max_new_tokens=32, seed=7)
+plain = post("/generate", prompt=PROMPT, max_new_tokens=32, seed=11)
 print("\nunsteered:", plain["text"])
 
 # %% Find a concept: what sets two sets of texts apart?
@@ -72,7 +72,7 @@ for target, results in sorted(runs.items()):
     print(f"{target:6.0f}  {promoted_rate:15.2f}  {pairs:15.2f}  {likelihood:22.2f}")
 
 # %% Is it the concept, or would any push do that? The same recipe with random concepts.
-steered = post("/steer", prompt=PROMPT, max_new_tokens=32, seed=7, compare=True, controls={"random_concepts": 4},
+steered = post("/steer", prompt=PROMPT, max_new_tokens=32, seed=11, compare=True, controls={"random_concepts": 4},
                steering={"amplify": [{"concept": CONCEPT}]})
 print("\nsteered:", steered["steered"]["text"])
 for name, of in steered["effect"].items():
@@ -80,7 +80,7 @@ for name, of in steered["effect"].items():
         print(f"{name:20}", {kind: round(value, 2) for kind, value in of.items()})
 
 # %% Explain: which concepts did the tokens come from?
-explained = post("/attribute", prompt="The chef stirred the", max_new_tokens=6, seed=1,
+explained = post("/attribute", prompt="The chef stirred the", max_new_tokens=6, seed=63,
                  inputs={"method": "integrated_gradients", "n_steps": 32})
 print("\ntoken        known unknown epsilon  strongest known concept")
 for token in explained["tokens"]:

@@ -221,7 +221,7 @@ test("without steering and explanations, only what the model can do is offered",
   });
   assert.ok(await page.locator("#concepts-section").isHidden());
   assert.ok(await page.locator("#note").isHidden());
-  assert.deepEqual(await page.locator("#examples button").allTextContents(), ["Watch it write"]);
+  assert.deepEqual(await page.locator("#examples button").allTextContents(), ["Watch it write", "Many tokens at once"]);
   await fill(page, { prompt: "x", tokens: 8 });
   const request = page.waitForRequest("**/generate");
   await run(page);

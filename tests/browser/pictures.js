@@ -22,7 +22,7 @@ async function picture(name, colorScheme, act) {
 }
 
 await picture("playground", "light", async (page) => {
-  await page.locator('[data-lane="steered"] .token[role]', { hasText: "rocket" }).click();
+  await page.locator('[data-lane="steered"] .token[role]', { hasText: "telescope" }).click();
   await page.getByRole("button", { name: "This token", exact: true }).click();
   await page.locator(".heat .tokens").waitFor();
 });

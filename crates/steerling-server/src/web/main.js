@@ -19,6 +19,12 @@ const EXAMPLES = [
     amplify: ["pirate", "space"],
   },
   { label: "Watch it write", prompt: "The chef stirred the", max_new_tokens: "48" },
+  {
+    label: "Many tokens at once",
+    prompt: "Road closed:",
+    max_new_tokens: "64",
+    extra: '{"decoding": {"method": "threshold", "threshold": 0.9}}',
+  },
   { label: "Anything but cooking", prompt: "The chef stirred the soup.", max_new_tokens: "32", suppress: ["cooking"] },
   { label: "What did it read?", prompt: "The astronaut repaired the", max_new_tokens: "16", inputs: true },
 ];
