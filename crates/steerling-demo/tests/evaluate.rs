@@ -4,12 +4,15 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use indicatif::ProgressBar;
 use serde_json::Value;
-use steerling_demo::evaluate::{Options, Size, checks, evaluate};
+use steerling::params::{Align, Decoding};
+use steerling_demo::evaluate::{
+    DecodingOptions, DraftsRow, Options, Setting, Size, checks, evaluate, measure_decoding,
+};
 
 fn program(model: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("steerling-demo"));
@@ -17,13 +20,38 @@ fn program(model: &Path, args: &[&str]) -> Command {
     command
 }
 
-#[test]
-fn released_demo_model_passes_every_quick_check() {
+fn released() -> PathBuf {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/steerling-demo");
     assert!(model.is_dir(), "{} is missing; build it with `steerling-demo train`", model.display());
-    let options = Options { model, size: Size::QUICK, seed: 0, threads: 2 };
+    model
+}
+
+#[test]
+fn released_demo_model_passes_every_quick_check() {
+    let options = Options { model: released(), size: Size::QUICK, seed: 0, threads: 2 };
     let report = evaluate(&options, ProgressBar::hidden()).unwrap();
     assert!(report.passed(), "{}", report.markdown());
+}
+
+/// The recommended threshold, on fewer texts than `docs/decoding.md` tells of.
+#[test]
+fn threshold_commits_several_tokens_a_forward_where_text_is_predictable_and_harms_no_text() {
+    let threshold = Decoding::Threshold { threshold: 0.9, max_per_step: None };
+    let setting = |decoding| Setting { decoding, align: Align::Reference, per_step: 1 };
+    let settings = [Decoding::Confidence, threshold].map(setting).to_vec();
+    let options =
+        DecodingOptions { model: released(), settings, neutral: 16, each: 1, notices: 2, seed: 0, threads: 2 };
+    let report = measure_decoding(&options, ProgressBar::hidden()).unwrap();
+    let [first, threshold] = &report.rows[..] else { panic!("two settings") };
+    assert_eq!(first.notices.tokens_per_forward, 1.0);
+    assert!(threshold.notices.tokens_per_forward >= 2.5, "{}", report.markdown());
+    assert!(threshold.free.tokens_per_forward > 1.0, "{}", report.markdown());
+    assert!(threshold.notices.keeps(&first.notices, 0.02), "{}", report.markdown());
+    assert!(threshold.free.keeps(&first.free, 0.02), "{}", report.markdown());
+    // Two guessed steps spare three tenths of the forwards, and more where tokens are sure.
+    let half = |drafts: &[DraftsRow]| drafts.iter().find(|row| row.drafts == 2).unwrap().spared[2];
+    assert!(half(&report.free_drafts) >= 0.30, "{}", report.markdown());
+    assert!(half(&report.notice_drafts) >= 0.35, "{}", report.markdown());
 }
 
 #[test]

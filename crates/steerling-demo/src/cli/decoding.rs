@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
-use steerling_demo::evaluate::{DecodingOptions, DecodingReport, DecodingRow, Quality, measure_decoding};
+use steerling_demo::evaluate::{DecodingOptions, DecodingReport, DecodingRow, Quality, Setting, measure_decoding};
 
 const SIZE: (u32, u32) = (960, 1280);
 
@@ -48,6 +48,7 @@ pub(crate) struct DecodingArgs {
 pub(crate) fn run(args: &DecodingArgs) -> Result<ExitCode> {
     let options = DecodingOptions {
         model: args.model.clone(),
+        settings: Setting::all(),
         neutral: args.neutral.into(),
         each: args.each.into(),
         notices: args.notices.into(),

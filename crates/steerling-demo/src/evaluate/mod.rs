@@ -75,7 +75,7 @@ impl Size {
         amplified: 4,
         aligned: 1,
         primed: 4,
-        pairs: 33,
+        pairs: 99,
         verses: 10,
         notices: 2,
     };

@@ -1,5 +1,6 @@
 //! Recorded inputs and outputs, and models to hold against them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::Load;
@@ -32,7 +33,7 @@ pub(crate) fn json(name: &str) -> Value {
 }
 
 /// Recorded tensors by name.
-pub(crate) struct Tensors(std::collections::HashMap<String, Tensor>);
+pub(crate) struct Tensors(HashMap<String, Tensor>);
 
 impl Tensors {
     pub(crate) fn open(name: &str) -> Self {
@@ -237,7 +238,7 @@ fn plain_logits(model: &Model, canvas: &Canvas, ids: &[u32]) -> Vec<Vec<f32>> {
 }
 
 /// One step as the specification has it: whole sequences, no cache, no shortcut.
-pub(crate) fn plain_step(model: &Model, canvas: &mut Canvas) -> Vec<Choice> {
+pub(crate) fn plain_step(model: &Model, canvas: &mut Canvas) -> PlainStep {
     let masked = canvas.masked();
     let rows = |ids: &[u32]| -> Vec<f32> {
         let logits = plain_logits(model, canvas, ids);
@@ -247,7 +248,23 @@ pub(crate) fn plain_step(model: &Model, canvas: &mut Canvas) -> Vec<Choice> {
     let unconditional = (canvas.params().cfg_scale > 0.0).then(|| rows(&canvas.unconditional_ids()));
     let choices = steerling::decode::choose(canvas, &masked, &mut logits, unconditional.as_deref()).unwrap();
     canvas.commit(&choices);
-    choices
+    let vocab = logits.len() / masked.len();
+    let entropies = masked.iter().zip(logits.chunks(vocab)).map(|(position, row)| (*position, entropy(row))).collect();
+    PlainStep { choices, entropies }
+}
+
+/// What [`plain_step`] committed, and what it was decided by.
+pub(crate) struct PlainStep {
+    pub(crate) choices: Vec<Choice>,
+    /// In nats, of every position that awaited a token.
+    pub(crate) entropies: HashMap<usize, f64>,
+}
+
+fn entropy(logits: &[f32]) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|logit| f64::from(logit - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().filter(|weight| **weight > 0.0).map(|weight| -weight / sum * (weight / sum).ln()).sum()
 }
 
 /// The numbers of `[N, M]` in float32, row by row.

@@ -79,6 +79,8 @@ const DRAFTS: [usize; 5] = [1, 2, 3, 4, 8];
 pub struct DecodingOptions {
     /// A checkpoint directory of the demo model.
     pub model: PathBuf,
+    /// Those that are compared; the first is what the others are set against.
+    pub settings: Vec<Setting>,
     /// Neutral prompts, each continued without steering.
     pub neutral: usize,
     /// Of those, prompts on which each concept is amplified; also primed prompts of each concept.
@@ -112,7 +114,7 @@ pub fn measure_decoding(options: &DecodingOptions, progress: ProgressBar) -> Res
         tagged: prompts.primed.len() + CONCEPTS.len() * prompts.each,
         neutral: prompts.neutral.len(),
         notices: prompts.notices.len(),
-        rows: Setting::all().iter().map(|setting| row(setting, &mut bench)).collect::<Result<_>>()?,
+        rows: options.settings.iter().map(|setting| row(setting, &mut bench)).collect::<Result<_>>()?,
         free_drafts: drafts(&mut bench, Draw::Neutral, &prompts.neutral)?,
         notice_drafts: drafts(&mut bench, Draw::Notices, &prompts.notices)?,
     })

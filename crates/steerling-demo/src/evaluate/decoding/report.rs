@@ -21,7 +21,7 @@ pub struct Quality {
 
 impl Quality {
     /// Whether no measure is worse than that of `other` by more than this share of it; of the likelihood its perplexity.
-    fn keeps(&self, other: &Self, within: f64) -> bool {
+    pub fn keeps(&self, other: &Self, within: f64) -> bool {
         let shares = self.shares.iter().zip(&other.shares).map(|(share, other)| (share.share, other.share));
         let likelihood = [self, other].map(|quality| quality.nats.map(f64::exp));
         let mut measures = shares.chain([(self.distinct_2, other.distinct_2), likelihood.into()]);
@@ -97,14 +97,14 @@ type Sort = (&'static str, fn(&DecodingRow) -> &Quality);
 const SORTS: [Sort; 2] = [("Free text", |row| &row.free), ("Notices", |row| &row.notices)];
 
 impl DecodingReport {
-    /// Of the settings that are harmless to all of these sorts of text, the one that commits most tokens a forward of the
-    /// last sort; the first row is harmless to itself.
-    fn furthest(&self, sorts: &[Sort]) -> Option<(&DecodingRow, f64)> {
-        let first = self.rows.first()?;
-        let harmless = self.rows.iter().filter(|row| !row.aligned);
-        let harmless = harmless.filter(|row| sorts.iter().all(|(_, of)| of(row).keeps(of(first), HARMLESS)));
-        let (_, of) = sorts.last()?;
-        harmless.map(|row| (row, of(row).tokens_per_forward)).max_by(|a, b| a.1.total_cmp(&b.1))
+    /// Of a method's settings that are harmless to all of these sorts of text, the one that commits most tokens a forward of
+    /// the last sort, as words and with those tokens.
+    fn furthest(&self, method: &str, sorts: &[Sort]) -> Option<String> {
+        let (first, (_, of)) = (self.rows.first()?, sorts.last()?);
+        let settings = self.rows.iter().filter(|row| row.method == method && !row.aligned);
+        let harmless = settings.filter(|row| sorts.iter().all(|(_, of)| of(row).keeps(of(first), HARMLESS)));
+        let furthest = harmless.max_by(|a, b| of(a).tokens_per_forward.total_cmp(&of(b).tokens_per_forward))?;
+        Some(format!("{}: {:.2}", furthest.setting, of(furthest).tokens_per_forward))
     }
 
     /// For each sort of text a table of settings, what is harmless, and a table of numbers of guessed steps.
@@ -142,12 +142,18 @@ impl DecodingReport {
             }
             text.push('\n');
         }
-        let percent = 100.0 * HARMLESS;
-        for (what, sorts) in [("free text", &SORTS[..1]), ("notices", &SORTS[1..]), ("both, notices", &SORTS)] {
-            if let Some((row, tokens)) = self.furthest(sorts) {
-                let setting = &row.setting;
-                _ = writeln!(text, "Furthest within {percent} % in {what}: {setting}, {tokens:.2} tokens a forward.");
-            }
+        _ = writeln!(
+            text,
+            "Most tokens a forward within {} % of the first setting:\n\n\
+             | method | free text | notices | notices, and free text within as much |\n|---|---|---|---|",
+            100.0 * HARMLESS
+        );
+        let mut methods: Vec<&str> = self.rows.iter().filter(|row| !row.aligned).map(|row| row.method).collect();
+        methods.dedup();
+        for method in methods {
+            let columns = [&SORTS[..1], &SORTS[1..], &SORTS];
+            let columns = columns.map(|sorts| self.furthest(method, sorts).unwrap_or_else(|| "–".to_owned()));
+            _ = writeln!(text, "| {method} | {} |", columns.join(" | "));
         }
         text
     }
@@ -163,7 +169,8 @@ mod tests {
     }
 
     fn row(setting: &str, free: Quality, notices: Quality) -> DecodingRow {
-        DecodingRow { setting: setting.to_owned(), method: "threshold", aligned: false, free, notices }
+        let method = if setting == "confidence" { "confidence" } else { "threshold" };
+        DecodingRow { setting: setting.to_owned(), method, aligned: false, free, notices }
     }
 
     #[test]
@@ -193,9 +200,8 @@ mod tests {
         };
         let text = report.markdown();
         for line in [
-            "Furthest within 2 % in free text: threshold=0.9, 1.10 tokens a forward.",
-            "Furthest within 2 % in notices: threshold=0.5, 6.00 tokens a forward.",
-            "Furthest within 2 % in both, notices: threshold=0.9, 4.00 tokens a forward.",
+            "| threshold | threshold=0.9: 1.10 | threshold=0.5: 6.00 | threshold=0.9: 4.00 |",
+            "| confidence | confidence: 1.00 | confidence: 1.00 | confidence: 1.00 |",
             "| threshold=0.9 | 4.00 | 8.0 | 80.0 % | 0.500 | -1.000 |",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

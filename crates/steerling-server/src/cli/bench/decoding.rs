@@ -32,6 +32,13 @@ pub(super) struct DecodingArgs {
     rounds: u16,
 }
 
+impl DecodingArgs {
+    /// Whether prompts are texts that mean something, rather than ids drawn at random.
+    pub(super) fn has_texts(&self) -> bool {
+        !self.prompt.is_empty()
+    }
+}
+
 /// Where generation blocks are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,7 +109,7 @@ pub(super) fn measure(runtime: &mut Runtime, args: &BenchArgs) -> Result<Vec<Com
             let (speed, ratio) = (median(speeds), median(ratios));
             let [first, canvases] = [0, n].map(|n| rounds[0][n].canvases.as_slice());
             let ended = || first.iter().chain(canvases).all(|canvas| canvas.finish_reason().is_some());
-            let told = !args.decoding.prompt.is_empty() && ended();
+            let told = args.decoding.has_texts() && ended();
             let quality = told.then(|| Quality::measure(runtime, first, canvases)).transpose()?;
             compared.push(Compared { quality, ..Compared::new(*setting, canvases, speed, ratio) });
         }

@@ -164,7 +164,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         report.sweep = Some(&found);
     } else {
         let shape = args.shape();
-        (report.prompt_tokens, report.max_new_tokens) = (Some(shape.prompt_tokens), Some(shape.max_new_tokens));
+        report.prompt_tokens = Some(shape.prompt_tokens).filter(|_| !args.decoding.has_texts());
+        report.max_new_tokens = Some(shape.max_new_tokens);
         if args.decoding.decoding.is_empty() {
             let measure = |batch: usize| steps::measure(&mut runtime, &shape, args.max_forwards, batch);
             report.runs = args.batches().into_iter().map(measure).collect::<Result<_>>()?;

@@ -30,7 +30,7 @@ pub(super) struct Head {
 pub(super) struct Report<'a> {
     #[serde(flatten)]
     pub(super) head: &'a Head,
-    /// Of `runs`, of `decoding` and of `explained`.
+    /// Of `runs`, of `decoding` and of `explained`; none if the prompts are texts.
     pub(super) prompt_tokens: Option<usize>,
     pub(super) max_new_tokens: Option<usize>,
     pub(super) runs: Vec<Run>,
@@ -98,8 +98,9 @@ impl<'a> Report<'a> {
     /// Everything that was not printed as it came.
     #[expect(clippy::print_stdout, reason = "the report is the command's output")]
     pub(super) fn print(&self) {
-        if let Some((prompt, new)) = self.prompt_tokens.zip(self.max_new_tokens) {
-            println!("prompt {prompt}, {new} new tokens");
+        if let Some(new) = self.max_new_tokens {
+            let prompt = self.prompt_tokens.map_or_else(String::new, |prompt| format!("prompt {prompt}, "));
+            println!("{prompt}{new} new tokens");
         }
         if !self.runs.is_empty() {
             steps::print(&self.runs);
