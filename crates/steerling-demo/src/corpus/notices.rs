@@ -92,8 +92,10 @@ pub struct Kept {
 /// Reads a text as the notice that its first words tell; `None` if they tell none. Behind the notice anything may follow.
 pub fn read_notice(text: &str) -> Option<Kept> {
     let words: Vec<String> = render::tokens(text).iter().map(|word| word.to_ascii_lowercase()).collect();
-    let opens = |notice: &&&'static [Alternative]| words.iter().zip(parts(notice).0).filter(|(a, b)| a == b).count();
-    let notice = NOTICES.iter().find(|notice| opens(notice) == parts(notice).0.len())?;
+    let notice = NOTICES.iter().find(|notice| {
+        let opening = parts(notice).0;
+        words.len() >= opening.len() && words.iter().zip(opening).all(|(word, fixed)| word == fixed)
+    })?;
     let (opening, rest) = parts(notice);
     let mut kept = Kept { wording: true, repeats: 0, alike: 0 };
     let mut blanks: HashMap<usize, &str> = HashMap::new();
