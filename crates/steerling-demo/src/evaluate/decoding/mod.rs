@@ -96,7 +96,8 @@ pub struct DecodingOptions {
 /// Measures every setting on the same prompts with the same seeds.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] for a model that does not have the demo's known concepts; those of loading and computing.
+/// [`steerling::Error::Checkpoint`] for a model that does not have the demo's known concepts; those of loading and
+/// computing.
 pub fn measure_decoding(options: &DecodingOptions, progress: ProgressBar) -> Result<DecodingReport> {
     let workers = Workers::load(&options.model, options.threads, progress)?;
     let mut bench = Bench { workers, size: Size::FULL, seed: options.seed };
