@@ -7,7 +7,7 @@ use steerling::{Error, Evaluation, Probe, Result, Runtime, Tokenizer};
 
 use super::measures::{auc, mean, softplus};
 use crate::concepts::{CONCEPTS, FACTORS, Labels};
-use crate::corpus::Document;
+use crate::corpus::{Document, read_notice};
 
 /// A document as the model reads it: each chunk followed by the id that ends it.
 #[derive(Debug, Clone)]
@@ -26,7 +26,8 @@ struct ReadChunk {
 }
 
 impl Reading {
-    /// Chunks that do not fit into the context are left out.
+    /// Chunks that do not fit into the context are left out. Notices are read but not scored: as nearly all of them show
+    /// every factor, what tells a notice would pass for each of the factors.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
@@ -34,7 +35,8 @@ impl Reading {
         let SpecialIds { endofchunk, .. } = *tokenizer.special();
         let mut reading = Self { ids: Vec::new(), chunks: Vec::new() };
         for chunk in &document.chunks {
-            let ids = tokenizer.encode(&chunk.text())?;
+            let text = chunk.text();
+            let ids = tokenizer.encode(&text)?;
             let start = reading.ids.len();
             let end = start + ids.len();
             if end >= context {
@@ -42,7 +44,9 @@ impl Reading {
             }
             reading.ids.extend(ids);
             reading.ids.push(endofchunk);
-            reading.chunks.push(ReadChunk { concepts: chunk.concepts(), factors: chunk.factors(), start, end });
+            if read_notice(&text).is_none() {
+                reading.chunks.push(ReadChunk { concepts: chunk.concepts(), factors: chunk.factors(), start, end });
+            }
         }
         Ok(reading)
     }
