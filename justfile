@@ -6,6 +6,10 @@ run *ARGS:
 test:
     bash tests/run.sh
 
+# Random cases that the tests do not have yet, for so many minutes
+fuzz MINUTES="30":
+    bash tests/fuzz.sh {{MINUTES}}
+
 # Format, then lint as the tests do
 lint:
     cargo fmt --all

@@ -11,6 +11,7 @@ use crate::api::lanes::Ended;
 use crate::api::steering::SteeringRequest;
 use crate::error::ApiError;
 use crate::extract::objects_only;
+use crate::openapi::NonEmpty;
 
 objects_only!(StreamOptions);
 
@@ -81,11 +82,17 @@ pub(super) struct Common {
 #[serde(untagged, expecting = "neither a string nor a list of strings")]
 #[schema(as = StopStrings)]
 enum Stop {
-    /// One.
+    #[schema(value_type = NonEmpty)]
     One(String),
-    /// Up to 8.
+    #[schema(value_type = StopList)]
     Several(Vec<String>),
 }
+
+/// Up to 8.
+#[derive(ToSchema)]
+#[schema(max_items = 8)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct StopList(Vec<NonEmpty>);
 
 /// What a stream tells beside the text.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
