@@ -6,8 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seconds of load: `STEERLING_SOAK_SECONDS`, or a short run. Memory is compared between thirds of each process's half: in
-/// thirds of seven seconds the allocator's own ups and downs reach the bound, in those of twenty they do not.
+/// Seconds of load: `STEERLING_SOAK_SECONDS`, or a short run, in which each process still has thirds of twenty seconds.
 fn seconds() -> u64 {
     std::env::var("STEERLING_SOAK_SECONDS").map_or(120, |seconds| seconds.parse().unwrap())
 }
