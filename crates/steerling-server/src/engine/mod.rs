@@ -148,8 +148,11 @@ pub struct EngineHandle {
 impl EngineHandle {
     /// Starts the worker thread, which calls `build` there: once, and again after a failure.
     ///
+    /// The worker is one of the threads that share out the model's products, so that it starts each of them at once
+    /// instead of handing it over and sleeping until it is done.
+    ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// When the operating system gives no threads.
     pub fn spawn<D, B>(options: EngineOptions, metrics: Arc<Metrics>, build: B) -> std::io::Result<Self>
     where
         D: Denoiser + 'static,
@@ -158,7 +161,14 @@ impl EngineHandle {
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new(options, metrics));
         let worker = Worker::new(build, shared.clone(), receiver);
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
+        let pool = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("engine-{i}")).build();
+        let pool = Arc::new(pool.map_err(std::io::Error::other)?);
+        // Its threads go with the last handle, so the worker holds one.
+        let threads = pool.clone();
+        pool.spawn(move || {
+            worker.run();
+            drop(threads);
+        });
         Ok(Self { shared, commands })
     }
 

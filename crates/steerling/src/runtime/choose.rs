@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::drafts::{self, State};
+use super::worth::Beside;
 use super::{Runtime, not_admitted};
 use crate::Result;
 use crate::canvas::{Canvas, Choice};
@@ -23,29 +24,35 @@ enum Logits<'a> {
 impl Runtime {
     /// What each canvas commits, step by step, from the logits of the forward: the step of its own state, and those of the
     /// guessed states that it has come to by then.
-    pub(super) fn choose(&mut self, batch: &[&mut Canvas], states: &[State]) -> Result<Vec<Vec<Vec<Choice>>>> {
+    pub(super) fn choose(
+        &mut self,
+        batch: &[&mut Canvas],
+        states: &[State],
+        beside: Beside,
+    ) -> Result<Vec<Vec<Vec<Choice>>>> {
         let vocab = self.model.info().config.vocab_size;
         let profile = self.model.backbone().profile();
         let mut steps: Vec<Vec<Vec<Choice>>> = vec![Vec::new(); batch.len()];
+        let guesses: Vec<usize> =
+            states.iter().map(|state| drafts::wanted(state.of(batch), state, &self.worth, beside)).collect();
         let results = match self.device_logits.take() {
-            Some(logits) => Some(profile.time(Part::Sampling, || on_device(batch, states, &logits))?),
+            Some(logits) => Some(profile.time(Part::Sampling, || on_device(batch, states, &guesses, &logits))?),
             None => None,
         };
         let mut logits = match &results {
             Some(results) => Logits::Device(results),
             None => Logits::Host { rest: &mut self.logits, vocab },
         };
-        let mut of_one = |state: &State| -> Result<()> {
+        let mut of_one = |(state, guesses): (&State, &usize)| -> Result<()> {
             let rows = logits.take(state);
             let taken = &mut steps[state.canvas];
-            let mut canvas: &Canvas = &*batch[state.canvas];
+            let canvas = state.of(batch);
             if let Some(draft) = &state.draft {
                 let Some(right) = draft.verify(taken) else { return Ok(()) };
                 self.worth.verified(right);
                 if !right {
                     return Ok(());
                 }
-                canvas = &draft.canvas;
             }
             let predictions = match rows {
                 Logits::Host { rest, vocab } => {
@@ -57,10 +64,10 @@ impl Runtime {
             };
             taken.push(predictions.choices());
             let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
-            sequence.guess(canvas.step() + 1, predictions.guesses(drafts::wanted(canvas)));
+            sequence.guess(canvas.step() + 1, predictions.guesses(*guesses));
             Ok(())
         };
-        profile.time(Part::Sampling, || states.iter().try_for_each(&mut of_one))?;
+        profile.time(Part::Sampling, || states.iter().zip(&guesses).try_for_each(&mut of_one))?;
         Ok(steps)
     }
 }
@@ -84,12 +91,11 @@ impl<'a> Logits<'a> {
 }
 
 /// What the device makes of all states, whether or not their canvases come to them: the only wait for it in a step.
-fn on_device(batch: &[&mut Canvas], states: &[State], logits: &Tensor) -> Result<Vec<RowResult>> {
+fn on_device(batch: &[&mut Canvas], states: &[State], guesses: &[usize], logits: &Tensor) -> Result<Vec<RowResult>> {
     let mut plan = DevicePlan::default();
     let mut first = 0;
-    for state in states {
-        let canvas = state.draft.as_ref().map_or(&*batch[state.canvas], |draft| &draft.canvas);
-        plan.push(canvas, &state.masked, first, drafts::wanted(canvas));
+    for (state, guesses) in states.iter().zip(guesses) {
+        plan.push(state.of(batch), &state.masked, first, *guesses);
         first += state.rows();
     }
     let vocab = logits.dim(1)?;

@@ -3,7 +3,7 @@
 
 use super::lane::push_blocks;
 use super::sequence::{Sequence, final_blocks, inject};
-use super::worth::{AUTOMATIC, Beside};
+use super::worth::{AUTOMATIC, Beside, Worth};
 use super::{Plan, Runtime};
 use crate::cache::{PageId, PageTable};
 use crate::canvas::{Canvas, Choice};
@@ -32,6 +32,11 @@ pub(super) struct Draft {
 }
 
 impl State {
+    /// The canvas in this state.
+    pub(super) fn of<'a>(&'a self, batch: &'a [&mut Canvas]) -> &'a Canvas {
+        self.draft.as_ref().map_or(&*batch[self.canvas], |draft| &draft.canvas)
+    }
+
     /// Rows whose hidden states it yields, those of the unconditional sequence included.
     pub(super) fn rows(&self) -> usize {
         self.masked.len() * if self.guided { 2 } else { 1 }
@@ -48,12 +53,16 @@ impl Draft {
     }
 }
 
-/// Steps that are guessed for a canvas, at most.
-pub(super) fn wanted(canvas: &Canvas) -> usize {
-    match canvas.params().decoding {
-        Decoding::Lossless { drafts } => drafts.unwrap_or(AUTOMATIC).min(MAX_DRAFTS),
-        _ => 0,
+/// Steps that are guessed after the one that `canvas` takes in `state`, at most.
+pub(super) fn wanted(canvas: &Canvas, state: &State, worth: &Worth, beside: Beside) -> usize {
+    let Decoding::Lossless { drafts } = canvas.params().decoding else { return 0 };
+    if let Some(drafts) = drafts {
+        return drafts.min(MAX_DRAFTS);
     }
+    let Some(first) = state.masked.first() else { return 0 };
+    let lanes = if state.guided { 2 } else { 1 };
+    let rows = lanes * (canvas.visible_end() - first / canvas.block_size() * canvas.block_size());
+    if worth.is_worth_next(rows, beside) { AUTOMATIC } else { 0 }
 }
 
 impl Runtime {
@@ -61,6 +70,7 @@ impl Runtime {
     /// is not given, while they are worth it.
     pub(super) fn plan_drafts(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) {
         let beside = Beside { sequences: plan.states.len(), rows: plan.rows.ids.len() };
+        plan.beside = beside;
         let mut room = self.draft_rows;
         for n in 0..plan.states.len() {
             let at = plan.states[n].canvas;
@@ -69,7 +79,7 @@ impl Runtime {
             let Some(sequence) = self.sequences.get_mut(&canvas.id()) else { continue };
             let guesses = sequence.take_guesses(canvas.step());
             let mut fork = Fork::new(sequence, canvas);
-            for (guess, ahead) in guesses.into_iter().take(wanted(canvas)).zip(1..) {
+            for (guess, ahead) in guesses.into_iter().zip(1..) {
                 let tip = match plan.states.last() {
                     Some(State { draft: Some(last), .. }) if ahead > 1 => &last.canvas,
                     _ => &*canvas,

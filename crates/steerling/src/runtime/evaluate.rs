@@ -118,7 +118,7 @@ impl Evaluation {
                 false => Ok(None),
             };
         }
-        let result = runtime.model.backbone().forward_paged(&batch, &mut runtime.pool);
+        let result = runtime.in_pool(|runtime| runtime.model.backbone().forward_paged(&batch, &mut runtime.pool));
         for (index, mut lane, shared, reserved) in lanes {
             if result.is_ok() {
                 lane.finish(&self.probes[index].ids, shared, &mut runtime.table);

@@ -30,7 +30,7 @@ use crate::steer::WeightEdit;
 use crate::{Denoiser, Error, Limits, Result, Tokenizer, pages_needed};
 use drafts::State;
 use sequence::{PREFILL_BLOCKS, Prefill, Sequence, Span};
-use worth::Worth;
+use worth::{Beside, Worth};
 
 /// A model, its pages, and the sequences admitted to it.
 pub struct Runtime {
@@ -64,6 +64,8 @@ struct Plan {
     spans: Vec<Span>,
     /// The states whose logits it yields, in the order of their rows: those of the canvases, then guessed ones.
     states: Vec<State>,
+    /// What it would be without the guessed ones.
+    beside: Beside,
     /// Pages of the guessed ones, for this forward alone.
     draft_pages: Vec<PageId>,
     /// Blocks that this forward finishes.
@@ -138,6 +140,16 @@ impl Runtime {
         self.model.catalog()
     }
 
+    /// Does `work`, whose products share themselves out one after another, on a thread of the pool that computes them.
+    /// Any other thread would hand each product over and sleep until it is told that it is done, which takes longer than
+    /// a product of a small model. A device that computes by itself is not handed from thread to thread.
+    pub(crate) fn in_pool<T: Send>(&mut self, work: impl FnOnce(&mut Self) -> T + Send) -> T {
+        match self.model.backbone().compute().device.is_cpu() {
+            true => rayon::scope(|_| work(self)),
+            false => work(self),
+        }
+    }
+
     fn block_size(&self) -> usize {
         self.model.info().config.diff_block_size
     }
@@ -184,9 +196,9 @@ impl Runtime {
         let hidden = self.forward(batch, &plan.rows, &plan.states);
         self.drop_drafts(plan);
         let hidden = hidden?;
-        let Plan { rows, spans, states, .. } = plan;
+        let Plan { rows, spans, states, beside, .. } = plan;
         // All choices before the first commit: a canvas whose logits are unusable does not spoil the step of others.
-        let steps = self.choose(batch, states)?;
+        let steps = self.choose(batch, states, *beside)?;
         for ((canvas, span), steps) in batch.iter_mut().zip(spans.iter()).zip(&steps) {
             let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
             sequence.finish_blocks(canvas, &mut self.table, span);
@@ -297,7 +309,7 @@ impl Denoiser for Runtime {
 
     fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()> {
         let mut plan = std::mem::take(&mut self.plan);
-        let result = self.step_by(batch, &mut plan);
+        let result = self.in_pool(|runtime| runtime.step_by(batch, &mut plan));
         self.plan = plan;
         result
     }

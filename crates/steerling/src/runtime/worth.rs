@@ -21,7 +21,7 @@ pub(super) struct Worth {
 }
 
 /// The step that drafts would ride in, without them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beside {
     /// Sequences that commit in it.
     pub(super) sequences: usize,
@@ -51,8 +51,18 @@ impl Worth {
     /// Whether the guess of the step that is `ahead` of the current one (1 is the next) makes the step commit more in
     /// a second, for all its sequences together.
     pub(super) fn is_worth(&self, ahead: usize, rows: usize, beside: Beside) -> bool {
+        self.is_worth_after(self.steps, ahead, rows, beside)
+    }
+
+    /// Whether the first guess is likely to be worth it in the step after the one under way, if that is like this one:
+    /// otherwise nothing need be drawn for it.
+    pub(super) fn is_worth_next(&self, rows: usize, beside: Beside) -> bool {
+        self.is_worth_after(self.steps + 1, 1, rows, beside)
+    }
+
+    fn is_worth_after(&self, steps: usize, ahead: usize, rows: usize, beside: Beside) -> bool {
         let Some(line) = self.cost.line() else {
-            return self.cost.is_ready() && ahead == 1 && self.steps.is_multiple_of(PROBE);
+            return self.cost.is_ready() && ahead == 1 && steps.is_multiple_of(PROBE);
         };
         let gained = self.acceptance().powi(ahead as i32) / beside.sequences.max(1) as f64;
         let lost = line.per_row * rows as f64 / line.seconds(beside.rows);

@@ -129,7 +129,10 @@ impl InputJob {
             });
         }
         let finished = match &mut self.open {
-            Some(Open::Path(path)) => path.advance(runtime.model(), self.steering.as_deref(), &mut self.rows)?,
+            Some(Open::Path(path)) => {
+                let (steering, rows) = (self.steering.as_deref(), &mut self.rows);
+                runtime.in_pool(|runtime| path.advance(runtime.model(), steering, rows))?
+            }
             Some(Open::Occlusion(occlusion)) => occlusion.advance(runtime, self.steering.as_deref(), &mut self.rows)?,
             None => None,
         };
