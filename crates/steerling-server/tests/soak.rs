@@ -18,7 +18,7 @@ fn serve(port: u16) -> (Child, String) {
         .arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../steerling/tests/goldens/nano"))
         // Pages for a few sequences only, so that jobs wait and cached pages are evicted.
         .args(["--kv-cache-mib", "1", "--max-batch", "16", "--max-queue", "16", "--drain-seconds", "5"])
-        .args(["--inject-faults", "251", "--max-faults", "100000"])
+        .args(["--inject-faults", "1009", "--max-faults", "100000"])
         // The first backtrace reads the program's symbols into memory, which is no leak.
         .env("RUST_BACKTRACE", "0")
         .stderr(Stdio::piped())
