@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { PATIENCE_MS, accessible, done, fill, run, shot, tokens, world } from "./support.js";
+import { accessible, done, fill, run, shot, tokens, world } from "./support.js";
 
 const { open } = world();
 
@@ -106,38 +106,6 @@ test("as text, lines break where the model broke them", async (t) => {
   assert.ok(lines > 0, "this seed breaks a line");
   await shot(page, "text");
   await accessible(page);
-});
-
-test("stop keeps what there is, and frees the server", async (t) => {
-  const page = await open(t);
-  await fill(page, { prompt: "The chef stirred the", tokens: 500 });
-  for (const stop of [() => page.locator("#stop").click(), () => page.keyboard.press("Escape")]) {
-    await page.locator("#run").click();
-    await page.waitForFunction(() => document.querySelectorAll(".token[role]").length > 5);
-    await stop();
-    await page.locator("#run").waitFor();
-    assert.match(await page.locator("#status").textContent(), /^Stopped after step \d+/);
-    const shown = (await tokens(page)).filter(Boolean).length;
-    assert.ok(shown > 5 && shown < 500, `${shown} tokens`);
-    const started = Date.now();
-    while ((await page.evaluate(() => fetch("info").then((answer) => answer.json()))).load.active > 0) {
-      assert.ok(Date.now() - started < PATIENCE_MS, "the generation goes on");
-    }
-  }
-});
-
-test("a second run takes the place of the first, which leaves nothing behind", async (t) => {
-  const page = await open(t);
-  await fill(page, { prompt: "The chef stirred the", tokens: 500 });
-  await page.locator("#run").click();
-  await page.waitForFunction(() => document.querySelectorAll(".token[role]").length > 5);
-  await page.locator("[name=max_new_tokens]").fill("16");
-  await page.keyboard.press("Control+Enter");
-  await done(page);
-  assert.equal((await tokens(page)).length, 16);
-  await page.waitForTimeout(300);
-  assert.match(await page.locator("#status").textContent(), /^Done/);
-  assert.ok(await page.locator("#run").isVisible());
 });
 
 test("a refusal is shown as the server said it, beside the field that it names", async (t) => {

@@ -10,7 +10,8 @@ import AxeBuilder from "@axe-core/playwright";
 import { chromium } from "playwright-core";
 
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
-const PROGRAM = process.env.STEERLING ?? path.join(ROOT, "target/release/steerling");
+/** The program under test. */
+export const PROGRAM = process.env.STEERLING ?? path.join(ROOT, "target/release/steerling");
 /** Screenshots are kept here. */
 const SHOTS = path.join(ROOT, "target/browser");
 export const FLAGS = [
@@ -115,8 +116,8 @@ export async function run(page) {
 
 export async function done(page) {
   await page.waitForFunction(() => {
-    const [shown, all] = document.querySelector("#step-value").textContent.split(" / ");
-    return document.querySelector("#status").textContent.startsWith("Done") && shown === all;
+    const [lanes, status] = ["#lanes", "#status"].map((id) => document.querySelector(id));
+    return status.textContent.startsWith("Done") && lanes.getAttribute("aria-busy") === "false";
   });
 }
 

@@ -50,6 +50,7 @@ export class Results {
     this.step = this.progress = 0;
     this.state = "running";
     byId("lanes").replaceChildren();
+    this.busy(true);
     byId("effect").hidden = true;
     byId("empty").hidden = true;
     byId("status").textContent = "Waiting for the first step…";
@@ -134,6 +135,12 @@ export class Results {
     this.slider.max = last;
     this.slider.value = this.step;
     byId("step-value").textContent = `${this.step} / ${last}`;
+    this.busy(this.state === "running" || (this.following && this.step < last));
+  }
+
+  /** Whether the lanes have yet to change by themselves, for a stream may end before the view has caught up with it. */
+  busy(value) {
+    byId("lanes").setAttribute("aria-busy", value);
   }
 
   /** Shows steps up to `target`, now or over the next frames. */
