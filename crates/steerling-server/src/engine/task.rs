@@ -70,8 +70,8 @@ pub(super) struct Work<T, F> {
     deadline: Instant,
     kind: WorkKind,
     span: tracing::Span,
-    /// The place in the house, free when the task goes; none if its request holds one of its own.
-    _permit: Option<OwnedSemaphorePermit>,
+    /// The place in the house, free when the task has answered; none if its request holds one of its own.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<T, F> Work<T, F> {
@@ -83,10 +83,12 @@ impl<T, F> Work<T, F> {
     ) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
         let span = tracing::Span::current();
-        (Self { work, reply: Some(reply), deadline, kind, span, _permit: permit }, answer)
+        (Self { work, reply: Some(reply), deadline, kind, span, permit }, answer)
     }
 
     fn answer(&mut self, answer: Result<T, Failure>) {
+        // First, so that whoever reads the answer finds the place free.
+        self.permit = None;
         if let Some(reply) = self.reply.take() {
             // The reader may have left in the meantime.
             _ = reply.send(answer);
@@ -130,5 +132,29 @@ where
 
     fn fail(&mut self, failure: Failure) {
         self.answer(Err(failure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn whoever_reads_the_answer_finds_the_place_free() {
+        let places = Arc::new(Semaphore::new(1));
+        let permit = places.clone().try_acquire_owned().expect("a place");
+        let work = |_: &mut Runtime| Ok(Some(()));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (mut task, mut answer) = Work::new(work, WorkKind::Embed, deadline, Some(permit));
+        assert_eq!(places.available_permits(), 0);
+        assert!(matches!(task.advance(None), Slice::Done));
+        // The worker has not come round to dropping the task.
+        assert!(matches!(answer.try_recv(), Ok(Err(Failure::Refused(_)))));
+        assert_eq!(places.available_permits(), 1);
     }
 }
