@@ -59,10 +59,14 @@ pub(super) fn wanted(canvas: &Canvas, state: &State, worth: &Worth, beside: Besi
     if let Some(drafts) = drafts {
         return drafts.min(MAX_DRAFTS);
     }
-    let Some(first) = state.masked.first() else { return 0 };
-    let lanes = if state.guided { 2 } else { 1 };
-    let rows = lanes * (canvas.visible_end() - first / canvas.block_size() * canvas.block_size());
+    let Some(position) = state.masked.first() else { return 0 };
+    let rows = rows_from(position / canvas.block_size(), canvas, if state.guided { 2 } else { 1 });
     if worth.is_worth_next(rows, beside) { AUTOMATIC } else { 0 }
+}
+
+/// Rows of a guessed state: those of all its sequences from attention block `first` on.
+fn rows_from(first: usize, canvas: &Canvas, sequences: usize) -> usize {
+    sequences * (canvas.visible_end() - first * canvas.block_size())
 }
 
 impl Runtime {
@@ -86,7 +90,7 @@ impl Runtime {
                 };
                 let Some(draft) = tip.ahead(&guess) else { break };
                 let Some(first) = fork.first_block(sequence, tip, &draft) else { break };
-                let rows = fork.rows(&draft, first);
+                let rows = rows_from(first, &draft, fork.pages.len());
                 let worth = drafts.is_some() || self.worth.is_worth(ahead, rows, beside);
                 if !worth || rows > room || !fork.reserve(first, &mut self.table) {
                     break;
@@ -133,11 +137,6 @@ impl Fork {
         }
         // What is masked no more was masked before, and so are the positions whose logits are needed.
         tip.masked().first().map(|position| position / self.block_size)
-    }
-
-    /// Rows of all sequences from block `first` on.
-    fn rows(&self, draft: &Canvas, first: usize) -> usize {
-        self.pages.len() * (draft.visible_end() - first * self.block_size)
     }
 
     /// Sets pages aside for the blocks from `first` on.
