@@ -304,6 +304,8 @@ impl From<steerling::Error> for ApiError {
             steerling::Error::NotSteerable { ref field, .. } => {
                 Self { param: Some(field.clone()), ..Self::new(Code::NotSteerable, error.to_string()) }
             }
+            steerling::Error::TooLarge { field, message, needed, available } => Self::invalid(field, message)
+                .with_details(serde_json::json!({ "needed": needed, "available": available })),
             steerling::Error::Unsupported(message) => Self::new(Code::Unsupported, message),
             steerling::Error::Tokenizer(message) => Self::new(Code::InvalidRequest, message),
             other => {

@@ -55,6 +55,10 @@ impl<D: Denoiser> Denoiser for Faulty<D> {
         }
     }
 
+    fn limit_rows(&mut self, rows: usize) {
+        self.inner.limit_rows(rows);
+    }
+
     fn release(&mut self, id: CanvasId) {
         self.inner.release(id);
     }

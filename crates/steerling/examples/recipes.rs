@@ -48,6 +48,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn load(path: &Path) -> Result<Runtime, Failure> {
-    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype: DtypeChoice::F32, kv_bytes: 256 << 20 };
+    let (device, dtype) = (DeviceChoice::Cpu, DtypeChoice::F32);
+    let options = RuntimeOptions { device, dtype, kv_bytes: 256 << 20, ..RuntimeOptions::default() };
     Ok(Runtime::load(&ModelSource::Directory(path.to_owned()), &options, &mut |_, _| ())?)
 }

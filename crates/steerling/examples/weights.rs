@@ -51,7 +51,8 @@ fn main() -> Result<(), Failure> {
 
 fn load(model: &str) -> Result<Runtime, Failure> {
     let (path, dtype) = model.split_once(':').unwrap_or((model, "auto"));
-    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype: dtype.parse::<DtypeChoice>()?, kv_bytes: 1 << 30 };
+    let dtype = dtype.parse::<DtypeChoice>()?;
+    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 1 << 30, ..RuntimeOptions::default() };
     Ok(Runtime::load(&ModelSource::Directory(path.into()), &options, &mut |_, _| ())?)
 }
 

@@ -1,5 +1,6 @@
 //! The seam between whoever schedules generations and whoever computes them.
 
+use crate::attribute::inputs::GradientBudget;
 use crate::cache::PageUse;
 use crate::canvas::{Canvas, CanvasId, CanvasSpec};
 use crate::{Result, Runtime};
@@ -11,10 +12,10 @@ pub struct Limits {
     pub canvas: CanvasSpec,
     /// Pages of keys and values, each one attention block of one sequence.
     pub pages: usize,
-    /// Rows of prompts that a step computes at most, beside those of sequences that are past their prompts.
-    pub prefill_rows: usize,
     /// Bytes of a page over all layers.
     pub page_bytes: u64,
+    /// What gradients may take.
+    pub gradients: GradientBudget,
 }
 
 /// Computes denoising steps. Lives on one thread, together with its device.
@@ -25,19 +26,24 @@ pub trait Denoiser {
     /// Sets aside what `canvas` can need at most, or says that it does not fit beside those already admitted.
     ///
     /// Whatever fits into an empty denoiser is admitted by an empty one.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`] if a step of `canvas` alone has more rows than [`Self::limit_rows`] allows.
     fn admit(&mut self, canvas: &mut Canvas) -> Result<bool>;
 
     /// One denoising step over admitted canvases, each at its own block and step: commits tokens to every canvas
-    /// whose prompt is computed. A canvas with a long prompt may need several steps before its first commit.
+    /// whose prompt is computed. A canvas with a long prompt may need several steps before its first commit, and a
+    /// canvas for whose rows the step has no room waits for one of the next steps.
     ///
     /// # Errors
     /// After [`crate::Error::NonFinite`] nothing has been committed, and the others may go on once the canvas that it
     /// names is released. After any other error the canvases are undefined and must be released.
     fn step(&mut self, batch: &mut [&mut Canvas]) -> Result<()>;
 
-    /// The next steps may add at most so many rows, over all canvases, for guessed continuations
-    /// ([`crate::params::Decoding::Lossless`]). Without a call there is no limit but that of pages.
-    fn limit_draft_rows(&mut self, rows: usize) {
+    /// From now on a step computes at most `rows` token positions over all canvases, prompts, recomputed blocks and
+    /// drafts ([`crate::params::Decoding::Lossless`]) included. Without a call there is no limit. Admitted canvases
+    /// must fit it, see [`rows_needed`].
+    fn limit_rows(&mut self, rows: usize) {
         _ = rows;
     }
 
@@ -55,6 +61,18 @@ pub trait Denoiser {
 
 /// Pages that a canvas needs at most.
 pub fn pages_needed(canvas: &Canvas) -> usize {
-    let sequences = if canvas.params().cfg_scale > 0.0 { 2 } else { 1 };
-    canvas.num_attention_blocks() * sequences
+    canvas.num_attention_blocks() * sequences_of(canvas)
+}
+
+/// Rows of the largest step of a canvas that cannot be divided: the attention blocks that a generation block touches, or
+/// one block of the prompt, of each of its sequences. Every other step can be spread over several.
+pub fn rows_needed(canvas: &Canvas) -> usize {
+    let (s, len) = (canvas.block_size(), canvas.ids().len());
+    let touched = canvas.blocks().iter().map(|block| block.end.next_multiple_of(s).min(len) - block.start / s * s);
+    sequences_of(canvas) * touched.max().unwrap_or(0).max(s.min(len))
+}
+
+/// Sequences of a canvas: two under classifier-free guidance.
+pub(crate) fn sequences_of(canvas: &Canvas) -> usize {
+    if canvas.params().cfg_scale > 0.0 { 2 } else { 1 }
 }

@@ -1,5 +1,6 @@
 //! What a device can do at best, measured, and how much of its memory was used.
 
+use std::fs::read_to_string;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -112,6 +113,42 @@ fn product(compute: &Compute, n: usize) -> Result<f64> {
     Ok(2.0 * (n as f64).powi(3) / seconds)
 }
 
+/// Bytes of memory on a device: of the machine, or of the container around this process if that has less; of the GPU.
+/// `None` if the system does not tell.
+pub fn total_memory(device: &Device) -> Option<u64> {
+    match device.is_cpu() {
+        true => host_memory(
+            &read_to_string("/proc/meminfo").unwrap_or_default(),
+            &read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default(),
+        ),
+        false => gpu_memory(device),
+    }
+}
+
+fn host_memory(meminfo: &str, group: &str) -> Option<u64> {
+    let machine = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let machine = machine.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map(|kib| kib << 10);
+    // `max` is no limit.
+    machine.into_iter().chain(group.trim().parse::<u64>().ok()).min()
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_memory(device: &Device) -> Option<u64> {
+    let (_, total) = device.as_cuda_device().ok()?.cuda_stream().context().mem_get_info().ok()?;
+    Some(total as u64)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_memory(_device: &Device) -> Option<u64> {
+    None
+}
+
+/// Bytes that gradients may take where nothing else is said: a quarter of the device's memory, which also holds weights,
+/// pages and steps; 4 GiB if the system does not tell how much that is.
+pub(crate) fn gradient_bytes(device: &Device) -> u64 {
+    total_memory(device).map_or(4 << 30, |total| total / 4)
+}
+
 /// The most bytes of a GPU's memory that were in use at once since the start, what other programs hold of it now
 /// included; `None` on the CPU, or if the driver does not tell.
 #[cfg(feature = "cuda")]
@@ -154,6 +191,13 @@ mod tests {
             assert!((1e8..1e13).contains(&bandwidth), "{bandwidth:e} bytes/s");
             assert!((1e8..1e15).contains(&throughput), "{throughput:e} operations/s in {dtype:?}");
         }
+    }
+
+    #[test]
+    fn memory_is_that_of_the_machine_or_of_a_smaller_container() {
+        assert_eq!(host_memory("MemTotal:   8 kB\nMemFree: 4 kB\n", "max\n"), Some(8192));
+        assert_eq!(host_memory("MemTotal:   8 kB\n", "5000\n"), Some(5000));
+        assert_eq!(host_memory("", ""), None);
     }
 
     /// What a GPU is measured by works on any device.

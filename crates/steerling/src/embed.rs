@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::concepts::sigmoid;
 use crate::runtime::{Evaluation, Probe};
-use crate::{Error, Model, Result, Runtime};
+use crate::{Error, Model, Result, Runtime, scratch};
 
 /// Which vector a text is embedded as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,17 +101,15 @@ pub struct TextStates {
     pooling: Pooling,
 }
 
-/// Rows of the concept heads at a time: all scores of a row are held at once.
-const HEAD_ROWS: usize = 256;
-
 impl TextStates {
     /// The vectors of each text in float32: one, or one a position without pooling.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a part that the checkpoint does not have, [`Error::Device`].
     pub fn embeddings(&self, model: &Model, kind: EmbeddingType) -> Result<Vec<Vec<Vec<f32>>>> {
-        let vectors = self.in_slices(|hidden| part(model, hidden, kind))?;
-        let vectors = Tensor::cat(&vectors, 0)?.to_dtype(DType::F32)?;
+        let chunk = scratch::chunk_rows(scratch::head_row(&model.info().config, 0));
+        let vectors = scratch::map_chunks(&self.hidden, chunk, |hidden| part(model, hidden, kind))?;
+        let vectors = vectors.to_dtype(DType::F32)?;
         self.texts()
             .map(|rows| {
                 let own = vectors.narrow(0, rows.start, rows.len())?;
@@ -128,19 +126,14 @@ impl TextStates {
     /// [`Error::Unsupported`] without concept heads, [`Error::Device`].
     pub fn concepts(&self, model: &Model) -> Result<Vec<Vec<ConceptWeights>>> {
         let heads = model.heads().ok_or_else(no_heads)?;
-        let rows: Vec<ConceptWeights> = self
-            .in_slices(|hidden| {
-                let known = heads.known.active(hidden)?;
-                let unknown = match &heads.unknown {
-                    Some(head) => head.active(hidden)?,
-                    None => vec![Vec::new(); known.len()],
-                };
-                let rows = known.into_iter().zip(unknown);
-                Ok(rows.map(|(known, unknown)| ConceptWeights { known: weights(known), unknown: weights(unknown) }))
-            })?
-            .into_iter()
-            .flatten()
-            .collect();
+        let known = heads.known.active(&self.hidden)?;
+        let unknown = match &heads.unknown {
+            Some(head) => head.active(&self.hidden)?,
+            None => vec![Vec::new(); known.len()],
+        };
+        let rows = known.into_iter().zip(unknown);
+        let rows: Vec<ConceptWeights> =
+            rows.map(|(known, unknown)| ConceptWeights { known: weights(known), unknown: weights(unknown) }).collect();
         let texts = self.texts().map(|range| &rows[range]);
         Ok(match self.pooling {
             Pooling::Mean => texts.map(|rows| vec![mean(rows)]).collect(),
@@ -153,11 +146,6 @@ impl TextStates {
             *start += len;
             Some(*start - len..*start)
         })
-    }
-
-    fn in_slices<T>(&self, mut of: impl FnMut(&Tensor) -> Result<T>) -> Result<Vec<T>> {
-        let n = self.hidden.dim(0)?;
-        (0..n).step_by(HEAD_ROWS).map(|start| of(&self.hidden.narrow(0, start, HEAD_ROWS.min(n - start))?)).collect()
     }
 }
 

@@ -96,6 +96,18 @@ pub enum Error {
     /// This checkpoint or build lacks what was asked for.
     #[error("{0}")]
     Unsupported(String),
+    /// A request needs more of something than this model may ever give it.
+    #[error("`{field}`: {message}")]
+    TooLarge {
+        /// The request field to reduce.
+        field: String,
+        /// What is needed, what there is, and what to reduce.
+        message: String,
+        /// Rows or bytes that are needed.
+        needed: u64,
+        /// Rows or bytes that there are.
+        available: u64,
+    },
     /// There is no room now; later there will be.
     #[error("{0}")]
     Busy(String),

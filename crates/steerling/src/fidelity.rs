@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
-
 use crate::attribute::{ConceptShare, Contributions};
 use crate::runtime::{Evaluation, Probe};
-use crate::{Result, Runtime};
+use crate::{Result, Runtime, scratch};
 
 /// What a model says at the masked positions of some sequences.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,22 +51,26 @@ impl Readings {
             Probe::new(ids.clone(), positions)
         });
         let mut evaluation = Evaluation::new(probes.collect());
-        let mut parts = Vec::new();
-        while let Some(part) = evaluation.advance(runtime)? {
-            parts.push(part);
+        let (mut logits, mut tokens, mut contributions) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(hidden) = evaluation.advance(runtime)? {
+            let model = runtime.model();
+            let first = tokens.len();
+            let chunk = scratch::chunk_rows(scratch::logit_row(&model.info().config));
+            let composed = model.composed(&hidden, &[])?; // [positions, D]
+            scratch::in_chunks(&composed, chunk, |composed, _| {
+                let mut part = Vec::new();
+                model.logits(composed, &mut part)?;
+                logits.extend_from_slice(&part);
+                Ok(())
+            })?;
+            match like {
+                Some(like) => tokens.extend_from_slice(&like.tokens[first..first + hidden.dim(0)?]),
+                None => tokens.extend(logits[first * vocab_size..].chunks(vocab_size).map(most_likely)),
+            }
+            if model.heads().is_some() {
+                contributions.extend(model.contributions(&hidden, &tokens[first..], &[])?);
+            }
         }
-        let hidden = Tensor::cat(&parts, 0)?; // [positions, D]
-        let model = runtime.model();
-        let mut logits = Vec::new();
-        model.logits(&model.composed(&hidden, &[])?, &mut logits)?;
-        let tokens = match like {
-            Some(like) => like.tokens.clone(),
-            None => logits.chunks(vocab_size).map(most_likely).collect(),
-        };
-        let contributions = match model.heads() {
-            Some(_) => model.contributions(&hidden, &tokens, &[])?,
-            None => Vec::new(),
-        };
         Ok(Self { vocab_size, logits, tokens, contributions })
     }
 

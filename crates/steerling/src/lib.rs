@@ -29,13 +29,14 @@ pub mod params;
 pub mod profile;
 mod runtime;
 pub mod score;
+pub mod scratch;
 pub mod steer;
 pub mod tokenizer;
 
 pub use canvas::{Canvas, CanvasSpec, FinishReason};
 pub use catalog::{Catalog, ConceptRef};
 pub use config::Config;
-pub use denoiser::{Denoiser, Limits, pages_needed};
+pub use denoiser::{Denoiser, Limits, pages_needed, rows_needed};
 pub use dir::{EmbeddedDir, ModelDir};
 pub use error::{Error, Result};
 pub use generation::{Generation, Outcome, StepUpdate};

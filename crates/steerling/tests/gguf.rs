@@ -22,7 +22,7 @@ fn quantized(source: &Path, kind: Kind) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn runtime(path: &Path, dtype: DtypeChoice) -> Runtime {
-    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 64 << 20 };
+    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 64 << 20, ..RuntimeOptions::default() };
     Runtime::load(&ModelSource::Directory(path.to_owned()), &options, &mut |_, _| ()).unwrap()
 }
 

@@ -27,7 +27,12 @@ impl Workers {
     /// Those of [`Runtime::load`]; [`Error::Checkpoint`] for a model that does not have the demo's known concepts;
     /// [`Error::Unsupported`] if a thread cannot be started.
     pub(super) fn load(dir: &Path, threads: usize, progress: ProgressBar) -> Result<Self> {
-        let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype: DtypeChoice::F32, kv_bytes: KV_BYTES };
+        let options = RuntimeOptions {
+            device: DeviceChoice::Cpu,
+            dtype: DtypeChoice::F32,
+            kv_bytes: KV_BYTES,
+            ..RuntimeOptions::default()
+        };
         let source = ModelSource::Directory(dir.to_owned());
         let load = |_| {
             let pool = ThreadPoolBuilder::new().num_threads(1).build();

@@ -81,9 +81,12 @@ struct ServiceLimits {
     /// Bytes of the keys and values of one attention block; null while the model is being loaded.
     #[schema(required = true)]
     kv_block_bytes: Option<u64>,
+    /// Bytes that the gradients of an input attribution may take; null while the model is being loaded.
+    #[schema(required = true)]
+    gradient_bytes: Option<u64>,
     /// Generations under way at once.
     max_batch: usize,
-    /// Rows of a step.
+    /// Token positions that a step computes at most.
     max_rows: usize,
     /// Generations that wait.
     max_queue: usize,
@@ -142,6 +145,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
             block_size: limits.map(|limits| limits.canvas.block_size),
             kv_blocks: limits.map(|limits| limits.pages),
             kv_block_bytes: limits.map(|limits| limits.page_bytes),
+            gradient_bytes: limits.map(|limits| limits.gradients.bytes),
             max_batch: options.max_batch,
             max_rows: options.max_rows,
             max_queue: options.max_queue,

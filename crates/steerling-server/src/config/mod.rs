@@ -78,6 +78,10 @@ pub struct ModelOptions {
     /// Memory for keys and values, in MiB
     #[arg(long, env = "STEERLING_KV_CACHE_MIB", default_value_t = 2048, value_name = "MIB")]
     pub kv_cache_mib: u64,
+    /// Memory for the gradients of an input attribution, in MiB; a quarter of the memory of the machine, the container or
+    /// the GPU if absent. An attribution that needs more is rejected
+    #[arg(long, env = "STEERLING_GRADIENT_MIB", value_name = "MIB")]
+    pub gradient_mib: Option<u64>,
 }
 
 /// What the service takes and for how long.
@@ -90,7 +94,8 @@ pub struct ServiceOptions {
     /// take turns, block by block
     #[arg(long, env = "STEERLING_MAX_ACTIVE", default_value = "auto", value_parser = active)]
     pub max_active: Active,
-    /// Rows of a step, those of prompts included; a generation whose steps are larger is refused
+    /// Token positions that a step computes at most, those of prompts and drafts included; a generation that needs more
+    /// in one step is rejected
     #[arg(long, env = "STEERLING_MAX_ROWS", default_value_t = 8192)]
     pub max_rows: usize,
     /// Generations that wait; further ones are answered with 429
@@ -212,7 +217,13 @@ impl ModelOptions {
 
     /// How it is computed.
     pub fn runtime(&self) -> RuntimeOptions {
-        RuntimeOptions { device: self.device, dtype: self.dtype, kv_bytes: self.kv_cache_mib.saturating_mul(1 << 20) }
+        let bytes = |mib: u64| mib.saturating_mul(1 << 20);
+        RuntimeOptions {
+            device: self.device,
+            dtype: self.dtype,
+            kv_bytes: bytes(self.kv_cache_mib),
+            gradient_bytes: self.gradient_mib.map(bytes),
+        }
     }
 }
 

@@ -58,6 +58,7 @@ pub fn template() -> String {
 fn example(name: &str) -> &'static str {
     match name {
         "model" => "/models/steerling-8b",
+        "gradient_mib" => "8192",
         "admin_port" => "9090",
         "admin_host" => "127.0.0.1",
         "tls_cert" => "/etc/steerling/tls.crt",

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use steerling::cache::PageUse;
 use steerling::canvas::CanvasId;
 use steerling::catalog::Catalog;
-use steerling::{Canvas, Denoiser, Generation, Limits, ModelInfo, Result, Runtime, Tokenizer, pages_needed};
+use steerling::{
+    Canvas, Denoiser, Generation, Limits, ModelInfo, Result, Runtime, Tokenizer, pages_needed, rows_needed,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use job::{Clock, Job};
@@ -122,7 +124,7 @@ pub enum SubmitError {
     TooManyRows {
         /// Rows of one of its steps.
         needed: usize,
-        /// Rows that a step may have beside those of prompts.
+        /// Rows that a step may have.
         available: usize,
     },
 }
@@ -383,17 +385,11 @@ async fn until<T>(deadline: Instant, answer: oneshot::Receiver<Result<T, Failure
     }
 }
 
-/// Attention blocks of a sequence that a step computes at most, once its prompt is done: those that a generation block
-/// touches, and the one before, once more, when it is finished.
-const BLOCKS_OF_STEP: usize = 3;
-
-/// What a generation needs at its worst. Guessed steps are no part of it: they take what the jobs of a step leave of its
-/// rows, and pages that are not set aside.
+/// What a generation needs: its pages, and the rows of a step that cannot be divided. Prompts, blocks that are computed
+/// again and drafts take what the jobs of a step leave of its rows; the denoiser divides them over several steps, so
+/// that no step has more rows than the budget.
 fn cost(canvas: &Canvas) -> Cost {
-    let pages = pages_needed(canvas);
-    let sequences = pages / canvas.num_attention_blocks().max(1);
-    let blocks = canvas.num_attention_blocks().min(BLOCKS_OF_STEP);
-    Cost { pages, rows: sequences * blocks * canvas.block_size() }
+    Cost { pages: pages_needed(canvas), rows: rows_needed(canvas) }
 }
 
 /// Names a canvas in logs.

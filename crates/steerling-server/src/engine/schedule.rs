@@ -16,7 +16,7 @@ pub(super) struct Budget {
     pub(super) jobs: usize,
     /// Pages that admitted jobs hold together.
     pub(super) pages: usize,
-    /// Rows that the jobs of a step compute together.
+    /// Rows of a step.
     pub(super) rows: usize,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Budget {
 pub(super) struct Cost {
     /// Pages, from admission to its end.
     pub(super) pages: usize,
-    /// Rows of one of its steps.
+    /// Rows of those of its steps that cannot be divided.
     pub(super) rows: usize,
 }
 
@@ -165,12 +165,6 @@ impl<T> Schedule<T> {
             rows <= self.budget.rows
         };
         self.active.iter().take(self.limit).take_while(fits).count().max(1).min(self.active.len())
-    }
-
-    /// Rows of the budget that the jobs of the next step leave.
-    pub(super) fn spare_rows(&self) -> usize {
-        let running = self.active[..self.running_len()].iter();
-        self.budget.rows.saturating_sub(running.map(|entry| entry.cost.rows).sum())
     }
 
     /// The jobs of the next step.
@@ -359,17 +353,6 @@ mod tests {
         assert!(BUDGET.holds(&Cost { pages: 30, rows: 40 }));
         assert!(!BUDGET.holds(&Cost { pages: 31, rows: 1 }));
         assert!(!BUDGET.holds(&Cost { pages: 1, rows: 41 }));
-    }
-
-    #[test]
-    fn rows_are_spare_that_no_job_of_the_step_counts_on() {
-        let mut schedule = Schedule::new(BUDGET);
-        assert_eq!(schedule.spare_rows(), 40);
-        for rows in [10, 25, 20] {
-            schedule.push(rows, Cost { pages: 1, rows }, Priority::Normal);
-        }
-        assert_eq!(schedule.admit(|_| Ok::<_, ()>(Admission::Admitted)), Ok(()));
-        assert_eq!(schedule.spare_rows(), 5, "the third one waits for its turn");
     }
 
     fn small(jobs: impl IntoIterator<Item = usize>, budget: Budget) -> Schedule<usize> {

@@ -50,8 +50,7 @@ impl Shared {
 
     /// What there is to share on a device with these limits.
     pub(super) fn budget(&self, limits: &steerling::Limits) -> Budget {
-        let rows = self.options.max_rows.saturating_sub(limits.prefill_rows);
-        Budget { jobs: self.options.max_batch, pages: limits.pages, rows }
+        Budget { jobs: self.options.max_batch, pages: limits.pages, rows: self.options.max_rows }
     }
 
     pub(super) fn active(&self) -> usize {

@@ -135,6 +135,7 @@ where
             denoiser.step(&mut [&mut canvas])?;
         }
         denoiser.release(canvas.id());
+        denoiser.limit_rows(self.shared.options.max_rows);
         tracing::info!(
             model = %info.name, device = %info.device, dtype = %info.dtype, parameters = info.parameters,
             seconds = started.elapsed().as_secs_f64(), "model ready"
@@ -217,15 +218,16 @@ where
         self.sweep(denoiser, Instant::now());
         self.admit(denoiser);
         self.advance_tasks(denoiser);
-        denoiser.limit_draft_rows(self.schedule.spare_rows());
         let started = Instant::now();
         let mut batch: Vec<&mut Canvas> = self.schedule.running_mut().map(|job| &mut job.generation.canvas).collect();
         if batch.is_empty() {
             return Ok(());
         }
-        let (sequences, rows_before) = (batch.len(), rows(&batch));
+        let before = rows(&batch);
         denoiser.step(&mut batch)?;
-        let rows = rows(&batch) - rows_before;
+        // A step has no part for a canvas whose rows it has no room for.
+        let rows: Vec<usize> = rows(&batch).into_iter().zip(before).map(|(after, before)| after - before).collect();
+        let (sequences, rows) = (rows.iter().filter(|rows| **rows > 0).count(), rows.iter().sum());
         let now = Instant::now();
         // Before anyone is told, so that whoever reads an end finds its steps counted.
         self.measure(sequences, rows, now - started);
@@ -389,9 +391,9 @@ where
     }
 }
 
-/// Rows that these canvases have cost so far.
-fn rows(batch: &[&mut Canvas]) -> usize {
-    batch.iter().map(|canvas| canvas.usage.rows).sum()
+/// Rows that each of these canvases has cost so far.
+fn rows(batch: &[&mut Canvas]) -> Vec<usize> {
+    batch.iter().map(|canvas| canvas.usage.rows).collect()
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

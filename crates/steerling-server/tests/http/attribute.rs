@@ -2,8 +2,12 @@
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
+use steerling::attribute::inputs::{GradientBudget, GradientShare};
+use steerling::backbone::Compute;
+use steerling::{Config, DeviceChoice, ModelSource, Runtime, RuntimeOptions};
+use steerling_server::engine::Loaded;
 
-use crate::support::{Events, Server, options, refusal};
+use crate::support::{Events, Server, golden, options, refusal};
 
 fn body(fields: Value) -> Value {
     let mut body = json!({"prompt": [261, 3, 182, 362, 119], "max_new_tokens": 20, "seed": 3});
@@ -199,4 +203,42 @@ async fn a_wrong_field_is_refused_by_name() {
         let (status, error) = refusal(server.post(path, &request).await).await;
         assert_eq!((status, &error["code"], &error["param"]), (501, &json!("unsupported"), &json!(field)));
     }
+}
+
+#[tokio::test]
+async fn gradients_that_do_not_fit_are_rejected_before_anything_is_computed() {
+    // Enough for one attention block of 16 positions.
+    let config = Config::from_dir(golden("nano")).unwrap();
+    let budget = GradientBudget::new(0, &config, &Compute::cpu_f32());
+    let bytes = budget.estimate(&config, 16, GradientShare { points: 1, targets: 1 }).bytes();
+    let server = Server::start_model(options(), move || {
+        let options = RuntimeOptions {
+            kv_bytes: 32 << 20,
+            gradient_bytes: Some(bytes),
+            device: DeviceChoice::Cpu,
+            ..RuntimeOptions::default()
+        };
+        Ok(Loaded::from(Runtime::load(&ModelSource::Directory(golden("nano")), &options, &mut |_, _| ())?))
+    })
+    .await;
+    let info: Value = server.get("/info").await.json().await.unwrap();
+    assert_eq!(info["limits"]["gradient_bytes"], json!(bytes));
+    let inputs = |inputs: Value| body(json!({"concepts": null, "inputs": inputs}));
+    for method in ["integrated_gradients", "input_x_gradient"] {
+        let (status, error) = refusal(server.post("/attribute", &inputs(json!({"method": method}))).await).await;
+        assert_eq!((status, &error["code"], &error["param"]), (422, &json!("invalid_request"), &json!("inputs")));
+        let (needed, available) = (error["details"]["needed"].as_u64(), error["details"]["available"].as_u64());
+        assert!(available == Some(bytes) && needed > available, "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("25 positions") && message.contains("`occlusion`"), "{message}");
+    }
+    assert_eq!(server.metric("steerling_tokens_total").await, 0.0);
+    // A target in the first attention block has no gradient behind it, and occlusion has none at all.
+    let first = answer(&server, "/attribute", &inputs(json!({"method": "input_x_gradient", "positions": [6]}))).await;
+    assert_eq!(first["inputs"]["targets"].as_array().unwrap().len(), 1);
+    answer(&server, "/attribute", &inputs(json!({"method": "occlusion"}))).await;
+    // A trace is held against the same limit.
+    let traced = answer(&server, "/generate", &body(json!({"return_trace": true}))).await;
+    let replay = json!({"trace": traced["trace"], "concepts": null, "inputs": {"method": "integrated_gradients"}});
+    assert_eq!(refusal(server.post("/attribute", &replay).await).await.0, 422);
 }

@@ -53,10 +53,15 @@ async fn a_stream_shows_the_commits_of_each_forward() {
 
 #[tokio::test]
 async fn drafts_never_make_a_step_larger_than_the_server_allows() {
-    // Rows for one generation beside the largest share of prompts, and none to spare.
-    let server = Server::nano(ServiceOptions { max_rows: 16 * 16 + 3 * 16, ..options() }).await;
+    // The two attention blocks that a generation block touches, and no row to spare. A finished block cannot ride along.
+    let server = Server::nano(ServiceOptions { max_rows: 2 * 16, ..options() }).await;
     let answer: Value = server.generate(body(json!({"method": "lossless", "drafts": 8}))).await.json().await.unwrap();
-    assert_eq!((&answer["usage"]["drafts"], &answer["usage"]["forwards"]), (&json!(0), &json!(40)));
+    let usage = |field: &str| answer["usage"][field].as_u64().unwrap();
+    assert!(usage("forwards") + usage("drafts_accepted") >= 40, "{answer}");
+    assert_eq!(
+        server.metric("steerling_step_rows_bucket{le=\"32\"}").await,
+        server.metric("steerling_step_rows_count").await
+    );
 }
 
 #[tokio::test]

@@ -20,7 +20,12 @@ fn folder() -> PathBuf {
 /// A server with the demo model.
 pub(crate) async fn demo() -> Server {
     let build = || {
-        let options = RuntimeOptions { kv_bytes: 32 << 20, device: DeviceChoice::Cpu, ..RuntimeOptions::default() };
+        let options = RuntimeOptions {
+            kv_bytes: 32 << 20,
+            gradient_bytes: Some(1 << 30),
+            device: DeviceChoice::Cpu,
+            ..RuntimeOptions::default()
+        };
         Ok(Loaded::from(Runtime::load(&model_dir(None).into(), &options, &mut |_, _| ())?))
     };
     Server::start_model(options(), build).await

@@ -181,10 +181,10 @@ async fn generations_beyond_the_limit_of_a_step_take_turns_by_blocks() {
 
 #[tokio::test]
 async fn a_generation_whose_steps_are_too_large_is_refused_with_the_reason() {
-    let server = Server::start(ServiceOptions { max_rows: 23, ..options() }, Script::default()).await;
+    let server = Server::start(ServiceOptions { max_rows: 15, ..options() }, Script::default()).await;
     let (status, error) = refusal(server.generate(json!({"prompt": "a", "max_new_tokens": 30})).await).await;
     assert_eq!((status, &error["code"]), (422, &json!("invalid_request")));
-    assert!(error["message"].as_str().unwrap().contains("24 rows, the server allows 23"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("16 rows, the server allows 15"), "{error}");
     assert_eq!(server.generate(json!({"prompt": "a", "max_new_tokens": 12})).await.status(), 200);
 }
 

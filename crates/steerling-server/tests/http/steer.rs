@@ -8,6 +8,7 @@ use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 use steerling::Catalog;
 use steerling::catalog::Filter;
+use steerling_server::config::ServiceOptions;
 
 use crate::support::{Events, Server, golden, nano_catalog, options, refusal};
 
@@ -300,4 +301,26 @@ async fn a_checkpoint_without_heads_refuses_to_steer_or_to_attribute_to_concepts
     let explained = answer(&server, "/attribute", &inputs).await;
     assert_eq!(explained["inputs"]["targets"].as_array().unwrap().len(), 4);
     assert_eq!(explained["tokens"], Value::Null);
+}
+
+#[tokio::test]
+async fn injections_that_change_with_every_token_keep_steps_within_the_rows_that_are_allowed() {
+    let server = Server::nano(ServiceOptions { max_rows: 64, max_batch: 8, max_queue: 8, ..options() }).await;
+    let body = |n: u64| {
+        let prompt: Vec<u64> = (0..60 + 11 * n).map(|i| (i * 13 + n) % 500).collect();
+        let injection = json!({"concepts": [5], "target": 2.0, "schedule": {"type": "linear_decay", "tokens": 20}});
+        json!({"prompt": prompt, "max_new_tokens": 20, "seed": n, "cfg_scale": 0.7,
+            "steering": {"inject": [injection], "force": true}})
+    };
+    let text = async |n: u64| answer(&server, "/generate", &body(n)).await["text"].clone();
+    let together = futures::future::join_all((0..12).map(&text)).await;
+    let series = |le: &str| format!("steerling_step_rows_bucket{{le=\"{le}\"}}");
+    assert_eq!(server.metric(&series("64")).await, server.metric("steerling_step_rows_count").await);
+    for n in [0, 7] {
+        assert_eq!(text(n).await, together[n as usize], "request {n} alone");
+    }
+    let large = json!({"prompt": [1, 2, 3], "max_new_tokens": 20, "cfg_scale": 0.7});
+    assert_eq!(server.generate(large.clone()).await.status(), 200);
+    let server = Server::nano(ServiceOptions { max_rows: 63, ..options() }).await;
+    assert_eq!(server.generate(large).await.status(), 422);
 }

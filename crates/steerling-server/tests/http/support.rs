@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
+use steerling::attribute::inputs::GradientBudget;
 use steerling::cache::PageUse;
 use steerling::canvas::{CanvasId, CanvasSpec, Choice};
 use steerling::catalog::Catalog;
@@ -77,7 +78,8 @@ struct Fake {
 impl Denoiser for Fake {
     fn limits(&self) -> Limits {
         let canvas = CanvasSpec { context: CONTEXT, block_size: 8, vocab_size: 100_281, special: SPECIAL };
-        Limits { canvas, pages: self.script.pages.load(SeqCst), prefill_rows: 0, page_bytes: 4096 }
+        let gradients = GradientBudget::default();
+        Limits { canvas, pages: self.script.pages.load(SeqCst), page_bytes: 4096, gradients }
     }
 
     fn admit(&mut self, _: &mut Canvas) -> Result<bool> {

@@ -1,11 +1,13 @@
 //! Concept attribution: the logit of a committed token as a sum over concepts and a remainder. MODEL.md section 6.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use crate::canvas::Commit;
 use crate::concepts::{ConceptHead, sigmoid};
 use crate::steer::{ConceptKey, WeightEdit};
-use crate::{Error, Model, Result};
+use crate::{Error, Model, Result, scratch};
 
 /// What one concept adds to a logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,7 +98,8 @@ fn absolute(shares: &[ConceptShare]) -> f32 {
 }
 
 impl Model {
-    /// Takes the logits of `tokens` apart, one for each of the hidden states `[N, D]`, as they are after `edits`.
+    /// Takes the logits of `tokens` apart, one for each of the hidden states `[N, D]`, as they are after `edits`, a chunk
+    /// of rows at a time.
     ///
     /// # Errors
     /// [`Error::Unsupported`] without concept heads, [`Error::Device`].
@@ -106,21 +109,26 @@ impl Model {
             .ok_or_else(|| Error::Unsupported("concept attribution of a checkpoint without concept heads".into()))?;
         let known_edits = edits_of(edits, |c| if let ConceptKey::Known(i) = c { Some(i) } else { None });
         let unknown_edits = edits_of(edits, |c| if let ConceptKey::Unknown(i) = c { Some(i) } else { None });
-        let rows = self.backbone().lm_head().rows(tokens)?; // [N, D]
-        let composed = self.composed(hidden, edits)?;
-        let (known, known_sum) = shares(&heads.known, hidden, &rows, &known_edits)?;
-        let mut rest = (composed - known_sum)?;
-        let unknown = match &heads.unknown {
-            Some(head) => {
-                let (unknown, unknown_sum) = shares(head, hidden, &rows, &unknown_edits)?;
-                rest = (rest - unknown_sum)?;
-                unknown
-            }
-            None => vec![Vec::new(); tokens.len()],
+        let of_chunk = |hidden: &Tensor, chunk: Range<usize>| {
+            let rows = self.backbone().lm_head().rows(&tokens[chunk.clone()])?; // [N, D]
+            let composed = self.composed(hidden, edits)?;
+            let (known, known_sum) = shares(&heads.known, hidden, &rows, &known_edits)?;
+            let mut rest = (composed - known_sum)?;
+            let unknown = match &heads.unknown {
+                Some(head) => {
+                    let (unknown, unknown_sum) = shares(head, hidden, &rows, &unknown_edits)?;
+                    rest = (rest - unknown_sum)?;
+                    unknown
+                }
+                None => vec![Vec::new(); chunk.len()],
+            };
+            let remainder = (rest.to_dtype(DType::F32)? * rows.to_dtype(DType::F32)?)?.sum(1)?.to_vec1::<f32>()?;
+            let parts = known.into_iter().zip(unknown).zip(remainder);
+            let parts = parts.map(|((known, unknown), remainder)| Contributions { known, unknown, remainder });
+            Ok(parts.collect::<Vec<_>>())
         };
-        let remainder = (rest.to_dtype(DType::F32)? * rows.to_dtype(DType::F32)?)?.sum(1)?.to_vec1::<f32>()?;
-        let parts = known.into_iter().zip(unknown).zip(remainder);
-        Ok(parts.map(|((known, unknown), remainder)| Contributions { known, unknown, remainder }).collect())
+        let chunk = scratch::chunk_rows(scratch::head_row(&self.info().config, edits.len()));
+        Ok(scratch::in_chunks(hidden, chunk, of_chunk)?.into_iter().flatten().collect())
     }
 }
 

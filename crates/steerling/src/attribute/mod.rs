@@ -14,4 +14,4 @@ pub use concepts::{ConceptShare, Contributions, TokenAttribution};
 pub use normalize::normalize_attributions;
 pub use replay::ReplayJob;
 pub use scores::ChunkScores;
-pub use trace::{Snapshot, Trace, TraceCommit};
+pub use trace::{Snapshot, Snapshots, Trace, TraceCommit};

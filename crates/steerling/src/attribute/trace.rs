@@ -1,6 +1,8 @@
 //! The record of a generation from which every snapshot that the model saw can be rebuilt.
 
+use std::iter::Peekable;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use crate::canvas::{Canvas, CanvasSpec};
 use crate::config::SpecialIds;
@@ -96,37 +98,58 @@ impl Trace {
         Ok(())
     }
 
-    /// What the model saw in every step that committed something, in order.
-    pub fn snapshots(&self, special: &SpecialIds) -> Vec<Snapshot> {
+    /// What the model saw in every step that committed something, in order. One at a time is made from the commits: all of
+    /// them would take the square of the length.
+    pub fn snapshots(&self, special: &SpecialIds) -> Snapshots {
         let mut ids = self.prompt_ids.clone();
         ids.resize(self.seq_length, special.mask);
         let generated = (self.seq_length - self.prompt_ids.len()) as i64;
-        let mut snapshots = Vec::new();
-        for group in self.commits.chunk_by(|a, b| a.step == b.step) {
-            let masked = ids.iter().filter(|id| **id == special.mask).count() as i64;
-            snapshots.push(Snapshot {
-                ids: ids.clone(),
-                step: group[0].step,
-                targets: group.iter().map(|commit| (commit.position, commit.id)).collect(),
-                committed: generated - masked,
-            });
-            for commit in group {
-                ids[commit.position] = commit.id;
-                if special.chat.is_some_and(|chat| chat.eot == commit.id) {
-                    ids[commit.position + 1..].fill(special.eos);
-                }
+        Snapshots { ids, generated, special: *special, commits: self.commits.clone().into_iter().peekable() }
+    }
+}
+
+/// Snapshots of a trace that are still to be made.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    /// The sequence before the next commit.
+    ids: Vec<u32>,
+    /// Positions behind the prompt.
+    generated: i64,
+    special: SpecialIds,
+    commits: Peekable<IntoIter<TraceCommit>>,
+}
+
+impl Iterator for Snapshots {
+    type Item = Snapshot;
+
+    fn next(&mut self) -> Option<Snapshot> {
+        let step = self.commits.peek()?.step;
+        let ids = self.ids.clone();
+        let masked = ids.iter().filter(|id| **id == self.special.mask).count() as i64;
+        let mut targets = Vec::new();
+        while let Some(TraceCommit { position, id, .. }) = self.commits.next_if(|commit| commit.step == step) {
+            targets.push((position, id));
+            self.ids[position] = id;
+            if self.special.chat.is_some_and(|chat| chat.eot == id) {
+                self.ids[position + 1..].fill(self.special.eos);
             }
         }
-        snapshots
+        Some(Snapshot { ids, step, targets, committed: self.generated - masked })
     }
 }
 
 impl Snapshot {
+    /// The targets by ascending position.
+    pub fn sorted_targets(&self) -> Vec<(usize, u32)> {
+        let mut sorted = self.targets.clone();
+        sorted.sort_unstable();
+        sorted
+    }
+
     /// The probe that sees what the model saw, at the committed positions, ascending.
-    pub fn probe(&self, steering: Option<&Arc<Steering>>) -> Probe {
-        let mut positions: Vec<usize> = self.targets.iter().map(|(position, _)| *position).collect();
-        positions.sort_unstable();
+    pub fn probe(self, steering: Option<&Arc<Steering>>) -> Probe {
+        let positions = self.sorted_targets().into_iter().map(|(position, _)| position).collect();
         let steering = steering.map(|steering| (steering.clone(), steering.alphas(self.committed)));
-        Probe { ids: self.ids.clone(), positions, steering }
+        Probe { ids: self.ids, positions, steering }
     }
 }

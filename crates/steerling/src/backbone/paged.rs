@@ -64,6 +64,41 @@ impl PagedBatch {
         injections.clear();
     }
 
+    /// The same rows in batches of at most `rows` each, or of one block. What a block computes it leaves in its pages, so
+    /// that one batch after the other gives what all at once give.
+    pub(crate) fn pieces(self, rows: usize) -> Vec<Self> {
+        if self.ids.len() <= rows {
+            return vec![self];
+        }
+        let mut pieces: Vec<Self> = Vec::new();
+        let mut blocks = self.blocks.into_iter().peekable();
+        while let Some(first) = blocks.next() {
+            let start = first.row;
+            let mut end = start + first.rows;
+            let mut own = vec![BlockRows { row: 0, ..first }];
+            while let Some(block) = blocks.next_if(|block| block.row + block.rows <= start + rows) {
+                end = block.row + block.rows;
+                own.push(BlockRows { row: block.row - start, ..block });
+            }
+            let inside = |all: &[u32]| -> Vec<u32> {
+                let rows = all.iter().filter(|row| (start..end).contains(&(**row as usize)));
+                rows.map(|row| row - start as u32).collect()
+            };
+            pieces.push(Self {
+                ids: self.ids[start..end].to_vec(),
+                positions: self.positions[start..end].to_vec(),
+                blocks: own,
+                selected: inside(&self.selected),
+                injections: self
+                    .injections
+                    .iter()
+                    .map(|injection| RowInjection { rows: inside(&injection.rows), ..injection.clone() })
+                    .collect(),
+            });
+        }
+        pieces
+    }
+
     /// The blocks reduced to their selected rows, numbered as they stand in `selected`.
     pub(super) fn selected_blocks(&self) -> Vec<BlockRows> {
         let mut at = 0;

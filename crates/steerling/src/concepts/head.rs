@@ -1,5 +1,6 @@
 //! One concept head: scores, selection, features.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{D, DType, Tensor};
@@ -11,6 +12,7 @@ use crate::checkpoint::Reader;
 use crate::config::{ConceptConfig, Config, UnknownConfig};
 use crate::gpu;
 use crate::kernels::topk::top_k;
+use crate::scratch::{self, CHUNK_BYTES};
 
 /// Scores are clamped to `[-CLAMP, CLAMP]`.
 const CLAMP: f64 = 15.0;
@@ -270,15 +272,20 @@ impl ConceptHead {
         self.mix_rows(&weights, hidden)
     }
 
-    /// The concepts that take part in each row, with their scores, largest score first: the reported top-k, or all.
+    /// The concepts that take part in each row, with their scores, largest score first: the reported top-k, or all. A
+    /// chunk of rows at a time.
     ///
     /// # Errors
     /// If the device fails.
     pub fn active(&self, hidden: &Tensor) -> Result<Vec<Vec<(u32, f32)>>> {
         let k = self.topk_features.unwrap_or(self.n).min(self.n);
-        let top = self.best(hidden, k)?;
         let reported = self.topk.unwrap_or(k).min(k);
-        Ok((0..hidden.dim(0)?).map(|row| top.row(row).take(reported).collect()).collect())
+        let rows = scratch::chunk_rows(scratch::score_row(self.table().dims().1, self.topk_features));
+        let found = scratch::in_chunks(hidden, rows, |hidden, chunk| {
+            let top = self.best(hidden, k)?;
+            Ok((0..chunk.len()).map(move |row| top.row(row).take(reported).collect::<Vec<_>>()).collect::<Vec<_>>())
+        })?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// `sum w_i e_i` for `(index, weight)` lists, one a row, `[N, D]` in the type of `like`.
@@ -288,13 +295,18 @@ impl ConceptHead {
     pub fn mix_rows(&self, weights: &[Vec<(u32, f32)>], like: &Tensor) -> Result<Tensor> {
         let (indices, values) = padded(weights);
         let (n, k) = (weights.len(), indices.len() / weights.len().max(1));
-        if k == 0 {
-            return Ok(Tensor::zeros((n, self.width), like.dtype(), like.device())?);
-        }
         let values = Tensor::from_vec(values, (n, 1, k), like.device())?.to_dtype(like.dtype())?;
-        let rows = self.table().rows(&indices)?;
-        let width = rows.dim(1)?;
-        let mixed = values.matmul(&rows.reshape((n, k, width))?)?.squeeze(1)?; // [N, D] or [N, r]
+        let mut mixed: Option<Tensor> = None;
+        for piece in self.pieces(n, k) {
+            let rows = self.gather(&indices, (n, k), &piece)?; // [N, piece, width]
+            let part = values.narrow(2, piece.start, piece.len())?.contiguous()?.matmul(&rows)?;
+            mixed = Some(match mixed {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        let Some(mixed) = mixed else { return Ok(Tensor::zeros((n, self.width), like.dtype(), like.device())?) };
+        let mixed = mixed.squeeze(1)?; // [N, D] or [N, r]
         match &self.embedding {
             Embedding::Dense(_) => Ok(mixed),
             Embedding::Factorized { basis, .. } => basis.forward(&mixed),
@@ -315,10 +327,34 @@ impl ConceptHead {
             Embedding::Dense(_) => vectors.clone(),
             Embedding::Factorized { basis, .. } => basis.forward_transposed(vectors)?, // [N, r]
         };
-        let width = vectors.dim(1)?;
-        let rows = self.table().rows(&indices)?.reshape((n, k, width))?.to_dtype(DType::F32)?;
-        let dots = rows.matmul(&vectors.to_dtype(DType::F32)?.unsqueeze(2)?)?.squeeze(2)?.to_vec2::<f32>()?;
-        Ok(dots.into_iter().zip(concepts).map(|(row, concepts)| row[..concepts.len()].to_vec()).collect())
+        let vectors = vectors.to_dtype(DType::F32)?.unsqueeze(2)?;
+        let mut found: Vec<Vec<f32>> = vec![Vec::with_capacity(k); n];
+        for piece in self.pieces(n, k) {
+            let rows = self.gather(&indices, (n, k), &piece)?.to_dtype(DType::F32)?;
+            let dots = rows.matmul(&vectors)?.squeeze(2)?.to_vec2::<f32>()?;
+            found.iter_mut().zip(dots).for_each(|(found, dots)| found.extend(dots));
+        }
+        found.iter_mut().zip(concepts).for_each(|(found, concepts)| found.truncate(concepts.len()));
+        Ok(found)
+    }
+
+    /// The columns of `[n, k]` concepts whose embeddings are gathered at a time: most often all of them.
+    fn pieces(&self, n: usize, k: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let column = scratch::gathered_row(n, self.table().dims().0);
+        scratch::chunks(k, usize::try_from(CHUNK_BYTES / column.max(1)).unwrap_or(usize::MAX).max(1))
+    }
+
+    /// Rows of the table for these columns of `[n, k]` concepts, `[n, piece, width]`.
+    fn gather(&self, indices: &[u32], (n, k): (usize, usize), piece: &Range<usize>) -> Result<Tensor> {
+        let rows = match piece.len() == k {
+            true => self.table().rows(indices)?,
+            false => {
+                let columns: Vec<u32> = indices.chunks(k).flat_map(|row| &row[piece.clone()]).copied().collect();
+                self.table().rows(&columns)?
+            }
+        };
+        let width = rows.dim(1)?;
+        Ok(rows.reshape((n, piece.len(), width))?)
     }
 
     /// `[Cpad, D]`, or the coefficients `[Upad, r]`.
@@ -370,8 +406,6 @@ impl ConceptHead {
 
     /// `|e_i|` of all concepts. Factorised embeddings are not made: `|e_i|^2 = coef_i (basis^T basis) coef_i`.
     fn lengths(&self) -> Result<Vec<f32>> {
-        /// Rows at a time: 32 MB at a width of 4,096.
-        const ROWS: usize = 2048;
         let gram = match &self.embedding {
             Embedding::Dense(_) => None,
             Embedding::Factorized { coef, basis } => {
@@ -381,8 +415,8 @@ impl ConceptHead {
             }
         };
         let mut lengths = Vec::with_capacity(self.n);
-        for start in (0..self.n).step_by(ROWS) {
-            let indices: Vec<u32> = (start..self.n.min(start + ROWS)).map(|i| i as u32).collect();
+        for rows in scratch::chunks(self.n, scratch::CHUNK_ROWS) {
+            let indices: Vec<u32> = rows.map(|i| i as u32).collect();
             let rows = self.table().rows(&indices)?.to_dtype(DType::F32)?;
             let squares = match &gram {
                 None => rows.sqr()?.sum(1)?,

@@ -15,6 +15,7 @@ use crate::Result;
 use crate::backbone::Compute;
 use crate::checkpoint::Reader;
 use crate::config::{ConceptConfig, Config};
+use crate::steer::WeightEdit;
 
 /// The known head, and the unknown head if the checkpoint has one.
 pub struct ConceptHeads {
@@ -76,6 +77,11 @@ impl ConceptHeads {
             None => None,
         };
         Ok(Some(Self { known, unknown, config: concept.clone() }))
+    }
+
+    /// Whether what the output head reads after `edits` is the hidden state itself: the correction restores it.
+    pub(crate) fn restores(&self, edits: &[WeightEdit]) -> bool {
+        edits.is_empty() && self.config.use_epsilon_correction
     }
 
     /// What the output head reads without edits, `[N, D]`: `hidden` itself where the correction restores it.

@@ -75,7 +75,7 @@ impl Runtime {
     pub(super) fn plan_drafts(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) {
         let beside = Beside { sequences: plan.states.len(), rows: plan.rows.ids.len() };
         plan.beside = beside;
-        let mut room = self.draft_rows;
+        let mut room = self.step_rows.saturating_sub(plan.rows.ids.len());
         for n in 0..plan.states.len() {
             let at = plan.states[n].canvas;
             let canvas = &mut *batch[at];

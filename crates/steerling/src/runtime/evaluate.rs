@@ -1,6 +1,6 @@
 //! Hidden states of given sequences: what embeddings, likelihoods, replays and occlusions are made of.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -34,10 +34,11 @@ impl Probe {
 /// Leading blocks that sequences have in common, with one another or with earlier requests, are computed once; what
 /// stands behind the last wanted position's block is not computed at all.
 pub struct Evaluation {
-    probes: Vec<Probe>,
-    /// The sequence that is next.
-    at: usize,
-    /// Blocks of it whose wanted positions are delivered.
+    /// Makes the sequences that are not looked at yet.
+    source: Box<dyn Iterator<Item = Probe> + Send>,
+    /// Those whose wanted positions are not all delivered, the next one first.
+    open: VecDeque<Probe>,
+    /// Blocks of the next one whose wanted positions are delivered.
     delivered: usize,
     /// Rows computed so far.
     rows: usize,
@@ -48,7 +49,20 @@ pub struct Evaluation {
 impl Evaluation {
     /// Nothing is computed yet.
     pub fn new(probes: Vec<Probe>) -> Self {
-        Self { probes, at: 0, delivered: 0, rows: 0, forwards: 0 }
+        Self::of(probes.into_iter())
+    }
+
+    /// The same for sequences that are made when their turn comes, no more at a time than a forward pass takes in.
+    pub fn of(probes: impl Iterator<Item = Probe> + Send + 'static) -> Self {
+        Self { source: Box::new(probes), open: VecDeque::new(), delivered: 0, rows: 0, forwards: 0 }
+    }
+
+    /// The sequence `at` behind the next one.
+    fn probe(&mut self, at: usize) -> Option<&Probe> {
+        while self.open.len() <= at {
+            self.open.push_back(self.source.next()?);
+        }
+        self.open.get(at)
     }
 
     /// Rows and forwards so far.
@@ -65,11 +79,10 @@ impl Evaluation {
         let mut batch = PagedBatch::default();
         let mut lanes: Vec<(usize, Lane, usize, usize)> = Vec::new();
         let mut pending = HashSet::new();
-        let (mut at, mut delivered) = (self.at, self.delivered);
-        let rows = runtime.slice_rows;
-        while at < self.probes.len() && batch.ids.len() < rows {
-            let probe = &self.probes[at];
-            let s = runtime.block_size();
+        let (mut at, mut delivered) = (0, self.delivered);
+        let (rows, s) = (runtime.slice_rows, runtime.block_size());
+        while lanes.is_empty() || batch.ids.len() + s <= rows {
+            let Some(probe) = self.probe(at) else { break };
             let Some(end) = probe.positions.last().map(|last| last / s + 1) else {
                 at += 1;
                 continue;
@@ -89,7 +102,7 @@ impl Evaluation {
                 break;
             }
             pending.extend(keys);
-            let room = (rows - batch.ids.len()).div_ceil(s).max(1);
+            let room = (rows.saturating_sub(batch.ids.len()) / s).max(1);
             // Blocks that cannot be shared are not kept between forwards: such a sequence is not cut.
             let last = if end > lane.private_from() { end } else { end.min(lane.done() + room) };
             let first_row = batch.ids.len();
@@ -112,25 +125,40 @@ impl Evaluation {
             (at, delivered) = (at + 1, 0);
         }
         if lanes.is_empty() {
-            (self.at, self.delivered) = (at, delivered);
-            return match at < self.probes.len() {
-                true => Err(Error::Busy("all pages of keys and values are set aside for running generations".into())),
-                false => Ok(None),
+            self.open.drain(..at);
+            self.delivered = delivered;
+            return match self.open.is_empty() {
+                false => Err(Error::Busy("all pages of keys and values are set aside for running generations".into())),
+                true => Ok(None),
             };
         }
-        let result = runtime.in_pool(|runtime| runtime.model.backbone().forward_paged(&batch, &mut runtime.pool));
+        self.rows += batch.ids.len();
+        self.forwards += 1;
+        let result = runtime.in_pool(|runtime| forward(runtime, batch));
         for (index, mut lane, shared, reserved) in lanes {
             if result.is_ok() {
-                lane.finish(&self.probes[index].ids, shared, &mut runtime.table);
+                lane.finish(&self.open[index].ids, shared, &mut runtime.table);
             }
             lane.release(&mut runtime.table);
             runtime.table.unreserve(reserved);
         }
         let hidden = result?;
-        self.rows += batch.ids.len();
-        self.forwards += 1;
-        (self.at, self.delivered) = (at, delivered);
+        self.open.drain(..at);
+        self.delivered = delivered;
         Ok(Some(hidden))
+    }
+}
+
+/// The hidden states of the selected rows of a batch, `[positions, D]`. A sequence that cannot be cut makes it larger than
+/// memory is set aside for: then it is computed in pieces.
+fn forward(runtime: &mut Runtime, batch: PagedBatch) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    for piece in batch.pieces(runtime.most_slice_rows) {
+        parts.push(runtime.model.backbone().forward_paged(&piece, &mut runtime.pool)?);
+    }
+    match parts.len() {
+        1 => Ok(parts.swap_remove(0)),
+        _ => Ok(Tensor::cat(&parts, 0)?),
     }
 }
 

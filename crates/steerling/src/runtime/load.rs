@@ -13,7 +13,7 @@ use crate::checkpoint::{Form, Progress, Reader, Synthetic, Weights};
 use crate::concepts::ConceptHeads;
 use crate::config::{Config, Preset};
 use crate::steer::WeightEdit;
-use crate::{EmbeddedDir, Error, ModelDir, Result, Tokenizer};
+use crate::{EmbeddedDir, Error, ModelDir, Result, Tokenizer, scratch};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,11 +159,14 @@ pub struct RuntimeOptions {
     pub dtype: DtypeChoice,
     /// Bytes for pages of keys and values.
     pub kv_bytes: u64,
+    /// Bytes that the gradients of an input attribution may take; `None` is a quarter of the memory that the machine, the
+    /// container or the GPU has.
+    pub gradient_bytes: Option<u64>,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { device: DeviceChoice::Auto, dtype: DtypeChoice::Auto, kv_bytes: 2 << 30 }
+        Self { device: DeviceChoice::Auto, dtype: DtypeChoice::Auto, kv_bytes: 2 << 30, gradient_bytes: None }
     }
 }
 
@@ -304,14 +307,17 @@ impl Model {
     }
 
     /// What the output head reads for hidden states `[N, D]` after `edits` of concept weights. The concept heads are
-    /// evaluated only where they change more than the rounding.
+    /// evaluated only where they change more than the rounding, a chunk of rows at a time.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for edits without concept heads, [`Error::Device`].
     pub fn composed(&self, hidden: &Tensor, edits: &[WeightEdit]) -> Result<Tensor> {
         match &self.heads {
-            Some(heads) if !edits.is_empty() => heads.edited(hidden, edits),
-            Some(heads) => heads.composed(hidden),
+            Some(heads) if heads.restores(edits) => Ok(hidden.clone()),
+            Some(heads) => {
+                let rows = scratch::chunk_rows(scratch::head_row(&self.info.config, edits.len()));
+                scratch::map_chunks(hidden, rows, |hidden| heads.edited(hidden, edits))
+            }
             None if !edits.is_empty() => Err(Error::Unsupported("this checkpoint has no concept heads".into())),
             None => Ok(hidden.clone()),
         }

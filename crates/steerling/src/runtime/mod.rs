@@ -20,6 +20,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use crate::attribute::TokenAttribution;
+use crate::attribute::inputs::GradientBudget;
 use crate::backbone::{KvPool, PagedBatch};
 use crate::cache::{ChainKey, PageId, PageTable, PageUse};
 use crate::canvas::{Canvas, CanvasId, CanvasSpec, Commit};
@@ -27,9 +28,9 @@ use crate::catalog::Catalog;
 use crate::checkpoint::Progress;
 use crate::profile::Part;
 use crate::steer::WeightEdit;
-use crate::{Denoiser, Error, Limits, Result, Tokenizer, pages_needed};
+use crate::{Denoiser, Error, Limits, Result, Tokenizer, device, pages_needed, rows_needed, scratch};
 use drafts::State;
-use sequence::{PREFILL_BLOCKS, Prefill, Sequence, Span};
+use sequence::{Room, Sequence, Span, Waits};
 use worth::{Beside, Worth};
 
 /// A model, its pages, and the sequences admitted to it.
@@ -46,14 +47,18 @@ pub struct Runtime {
     plan: Plan,
     /// Rows of a forward of an [`Evaluation`], unless a single sequence cannot be cut.
     slice_rows: usize,
-    /// Rows that a step may add for drafts.
-    draft_rows: usize,
+    /// Rows of a forward of an [`Evaluation`] that memory is there for.
+    most_slice_rows: usize,
+    /// What gradients may take.
+    gradients: GradientBudget,
+    /// Rows of a step.
+    step_rows: usize,
+    /// Whether the last step had no room for any prompt, although prompts waited.
+    prompts_waited: bool,
     worth: Worth,
 }
 
-/// Rows of a forward of an [`Evaluation`] that runs alone.
-const SLICE_ROWS: usize = 1024;
-/// And of one beside short steps, at least: fewer would cost more than they spare.
+/// Rows of a forward of an [`Evaluation`] beside short steps, at least: fewer would cost more than they spare.
 const FEWEST_SLICE_ROWS: usize = 64;
 
 /// What the next forward computes, and for whom.
@@ -100,6 +105,9 @@ impl Runtime {
             });
         }
         let pool = KvPool::new(config, compute, pages)?;
+        let bytes = options.gradient_bytes.unwrap_or_else(|| device::gradient_bytes(&compute.device));
+        let gradients = GradientBudget::new(bytes, config, compute);
+        let slice_rows = scratch::forward_rows(config);
         Ok(Self {
             model,
             pool,
@@ -108,8 +116,11 @@ impl Runtime {
             logits: Vec::new(),
             device_logits: None,
             plan: Plan::default(),
-            slice_rows: SLICE_ROWS,
-            draft_rows: usize::MAX,
+            slice_rows,
+            most_slice_rows: slice_rows,
+            gradients,
+            step_rows: usize::MAX,
+            prompts_waited: false,
             worth: Worth::default(),
         })
     }
@@ -127,7 +138,13 @@ impl Runtime {
     /// From now on other work takes turns with steps of about `rows` rows, and its forwards are to be no longer;
     /// `None` if it has the device for itself.
     pub fn share_with(&mut self, rows: Option<usize>) {
-        self.slice_rows = rows.map_or(SLICE_ROWS, |rows| rows.clamp(FEWEST_SLICE_ROWS, SLICE_ROWS));
+        let most = self.most_slice_rows;
+        self.slice_rows = rows.map_or(most, |rows| rows.clamp(FEWEST_SLICE_ROWS.min(most), most));
+    }
+
+    /// What gradients may take.
+    pub fn gradients(&self) -> &GradientBudget {
+        &self.gradients
     }
 
     /// The model's tokenizer.
@@ -158,36 +175,64 @@ impl Runtime {
         self.model.info().config.special.mask
     }
 
-    /// Plans a step: which blocks of whom are computed.
+    /// Plans a step: which blocks of whom are computed. Never more rows than a step may have; at least one canvas
+    /// takes part.
     fn plan(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
+        let order = self.order(batch)?;
         let Plan { rows, spans, states, pending, .. } = plan;
         rows.clear();
         spans.clear();
+        spans.resize_with(batch.len(), Span::default);
         states.clear();
         pending.clear();
-        let mut prefill = Prefill::beside(batch);
-        for (n, canvas) in batch.iter_mut().enumerate() {
+        let mut room = Room::of(self.step_rows, batch);
+        let (mut prompts, mut prompts_wait) = (0, false);
+        for n in order {
+            let canvas = &mut *batch[n];
             let sequence = self.sequences.get_mut(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
-            let Some(blocks) = sequence.take_turn(canvas, &mut self.table, &prefill) else {
-                spans.push(Span::default());
-                continue;
+            let is_prompt = canvas.commits().is_empty();
+            let turn = match sequence.take_turn(canvas, &mut self.table, &room) {
+                Ok(turn) => turn,
+                Err(Waits::Rows) => {
+                    sequence.waited += 1;
+                    prompts_wait |= is_prompt;
+                    continue;
+                }
+                Err(Waits::Prompts) => continue,
             };
-            let keys = sequence.pending_keys(canvas, &self.table, blocks);
+            let keys = sequence.pending_keys(canvas, &self.table, turn.blocks);
             if keys.iter().any(|key| pending.contains(key)) {
                 // Another sequence computes the same block in this step: wait, and share it.
-                spans.push(Span::default());
                 continue;
             }
-            prefill.spend(canvas, blocks);
+            room.spend(canvas, &turn);
             pending.extend(keys);
-            let (span, masked) = sequence.plan(canvas, &mut self.table, rows, blocks);
-            spans.push(span);
+            sequence.waited = 0;
+            prompts += usize::from(is_prompt);
+            let (span, masked) = sequence.plan(canvas, &mut self.table, rows, turn);
+            spans[n] = span;
             if !masked.is_empty() {
                 states.push(State { canvas: n, masked, guided: canvas.params().cfg_scale > 0.0, draft: None });
             }
         }
+        self.prompts_waited = prompts_wait && prompts == 0;
         self.plan_drafts(batch, plan);
         Ok(())
+    }
+
+    /// In which order the canvases of a step take their rows. Those past their prompts come first, whoever has waited
+    /// longest before the others; prompts come in the order of the batch, and first in every other step if those leave
+    /// them no rows. So each is served after as many steps as there are canvases, twice over, at the latest.
+    fn order(&self, batch: &[&mut Canvas]) -> Result<Vec<usize>> {
+        let mut order = Vec::with_capacity(batch.len());
+        for (n, canvas) in batch.iter().enumerate() {
+            let sequence = self.sequences.get(&canvas.id()).ok_or_else(|| not_admitted(canvas))?;
+            let is_prompt = canvas.commits().is_empty();
+            let waited = if is_prompt { 0 } else { sequence.waited };
+            order.push((is_prompt != self.prompts_waited, std::cmp::Reverse(waited), n));
+        }
+        order.sort_unstable();
+        Ok(order.into_iter().map(|(_, _, n)| n).collect())
     }
 
     fn step_by(&mut self, batch: &mut [&mut Canvas], plan: &mut Plan) -> Result<()> {
@@ -293,12 +338,21 @@ impl Denoiser for Runtime {
         Limits {
             canvas: CanvasSpec::of(config),
             pages: self.table.page_use().total,
-            prefill_rows: PREFILL_BLOCKS * config.diff_block_size,
             page_bytes: KvPool::page_bytes(config, compute),
+            gradients: self.gradients,
         }
     }
 
     fn admit(&mut self, canvas: &mut Canvas) -> Result<bool> {
+        let needed = rows_needed(canvas);
+        if needed > self.step_rows {
+            return Err(Error::TooLarge {
+                field: "max_rows".into(),
+                message: format!("a step of this generation computes {needed} rows, {} are allowed", self.step_rows),
+                needed: needed as u64,
+                available: self.step_rows as u64,
+            });
+        }
         if !self.table.reserve(pages_needed(canvas)) {
             return Ok(false);
         }
@@ -314,8 +368,8 @@ impl Denoiser for Runtime {
         result
     }
 
-    fn limit_draft_rows(&mut self, rows: usize) {
-        self.draft_rows = rows;
+    fn limit_rows(&mut self, rows: usize) {
+        self.step_rows = rows;
     }
 
     fn release(&mut self, id: CanvasId) {

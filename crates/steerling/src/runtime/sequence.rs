@@ -4,37 +4,60 @@ use super::lane::{Lane, inject_at_masks};
 use crate::backbone::PagedBatch;
 use crate::cache::{ChainKey, PageTable};
 use crate::canvas::{Canvas, Choice};
-use crate::pages_needed;
+use crate::denoiser::{pages_needed, sequences_of};
 
-/// Blocks of prompts that one step computes at most.
-pub(super) const PREFILL_BLOCKS: usize = 16;
+/// Blocks of prompts that one step computes at most, and blocks that one step computes again for one sequence.
+const PREFILL_BLOCKS: usize = 16;
 /// Blocks of prompts that one step computes for each sequence that is past its own: about as many as such a sequence
 /// computes itself, so that a long prompt makes its steps at most about twice as long.
 const PREFILL_BLOCKS_BESIDE: usize = 2;
 
-/// Blocks of prompts that a step may still take in.
-pub(super) struct Prefill(usize);
+/// What a step may still take in.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Rows of any kind.
+    pub(super) rows: usize,
+    /// Blocks of prompts.
+    prefill: usize,
+}
 
-impl Prefill {
-    /// In a step of `batch`.
-    pub(super) fn beside(batch: &[&mut Canvas]) -> Self {
-        match batch.iter().filter(|canvas| !canvas.commits().is_empty()).count() {
-            0 => Self(PREFILL_BLOCKS),
-            running => Self(PREFILL_BLOCKS.min(running * PREFILL_BLOCKS_BESIDE)),
-        }
+impl Room {
+    /// In a step of `batch` that has at most so many rows.
+    pub(super) fn of(rows: usize, batch: &[&mut Canvas]) -> Self {
+        let prefill = match batch.iter().filter(|canvas| !canvas.commits().is_empty()).count() {
+            0 => PREFILL_BLOCKS,
+            running => PREFILL_BLOCKS.min(running * PREFILL_BLOCKS_BESIDE),
+        };
+        Self { rows, prefill }
     }
 
-    /// `canvas` takes in so many blocks of each of its sequences.
-    pub(super) fn spend(&mut self, canvas: &Canvas, blocks: usize) {
+    /// `canvas` takes its turn.
+    pub(super) fn spend(&mut self, canvas: &Canvas, turn: &Turn) {
+        self.rows -= turn.rows;
         if canvas.commits().is_empty() {
-            self.0 = self.0.saturating_sub(blocks * sequences_of(canvas));
+            self.prefill = self.prefill.saturating_sub(turn.blocks * sequences_of(canvas));
         }
     }
 }
 
-/// Sequences of a canvas.
-fn sequences_of(canvas: &Canvas) -> usize {
-    if canvas.params().cfg_scale > 0.0 { 2 } else { 1 }
+/// What a canvas may do in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Blocks that can no longer change, of each sequence at most.
+    pub(super) blocks: usize,
+    /// After them, the blocks that still can: the step commits.
+    commits: bool,
+    /// Rows of all these.
+    rows: usize,
+}
+
+/// Why a canvas has no part in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For rows.
+    Rows,
+    /// For the prompts of others.
+    Prompts,
 }
 
 /// An admitted canvas: its own sequence, and under guidance the one with the masked prompt.
@@ -46,6 +69,8 @@ pub(super) struct Sequence {
     block_size: usize,
     /// What the steps from this one on are guessed to commit.
     guesses: (usize, Vec<Vec<Choice>>),
+    /// Steps in a row that had no room for its rows.
+    pub(super) waited: usize,
 }
 
 /// What a step computes for one canvas.
@@ -65,6 +90,7 @@ impl Sequence {
             reserved: pages_needed(canvas),
             block_size: canvas.block_size(),
             guesses: (0, Vec::new()),
+            waited: 0,
         };
         canvas.usage.cached_blocks = sequence.lanes().map(Lane::done).sum();
         sequence
@@ -86,32 +112,43 @@ impl Sequence {
         if from == step { guesses } else { Vec::new() }
     }
 
-    /// Takes over blocks that another sequence has finished in the meantime, and returns how many blocks that can no
-    /// longer change each lane may compute in the next step at most; `None` if the step has no room for any.
-    pub(super) fn take_turn(&mut self, canvas: &mut Canvas, table: &mut PageTable, room: &Prefill) -> Option<usize> {
+    /// Takes over blocks that another sequence has finished in the meantime, and returns what the next step may do in
+    /// the room that it has.
+    pub(super) fn take_turn(&mut self, canvas: &mut Canvas, table: &mut PageTable, room: &Room) -> Result<Turn, Waits> {
         let final_blocks = final_blocks(canvas);
+        let alphas = canvas.alphas();
         let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
         let lanes = [
             Some((&mut self.conditional, canvas.ids())),
             self.unconditional.as_mut().zip(unconditional_ids.as_deref()),
         ];
-        let (mut cached, mut left) = (0, 0);
+        let mut cached = 0;
         for (lane, ids) in lanes.into_iter().flatten() {
             let done = lane.done();
             lane.adopt(ids, final_blocks, table);
             cached += lane.done() - done;
-            left = left.max(final_blocks.saturating_sub(lane.done()));
+            lane.use_alphas(&alphas);
         }
         canvas.usage.cached_blocks += cached;
-        if !canvas.commits().is_empty() {
-            // Of its own accord it has one such block at most, but injections may change their factors.
-            return Some(PREFILL_BLOCKS);
+        // Past its prompt it has one such block at most, but injections that change their factors make more of them.
+        let most = if canvas.commits().is_empty() { room.prefill / sequences_of(canvas) } else { PREFILL_BLOCKS };
+        self.turn(canvas, most, room.rows)
+    }
+
+    /// As many final blocks as there are, at most `most` of each lane, and the open ones behind them, in so many rows.
+    fn turn(&self, canvas: &Canvas, most: usize, rows: usize) -> Result<Turn, Waits> {
+        let (s, final_blocks) = (self.block_size, final_blocks(canvas));
+        let left = |lane: &Lane| final_blocks.saturating_sub(lane.done());
+        let all = self.lanes().map(left).max().unwrap_or(0);
+        if all > 0 && most == 0 {
+            return Err(Waits::Prompts);
         }
-        if left == 0 {
-            return Some(0);
-        }
-        let room = room.0 / sequences_of(canvas);
-        (room > 0).then_some(left.min(room))
+        let rows_of = |blocks: usize| self.lanes().map(|lane| left(lane).min(blocks) * s).sum::<usize>();
+        let blocks = (0..=all.min(most)).rev().find(|blocks| rows_of(*blocks) <= rows).unwrap_or(0);
+        let open = self.lanes().count() * (canvas.visible_end() - final_blocks * s);
+        let commits = blocks == all && rows_of(blocks) + open <= rows;
+        let rows = rows_of(blocks) + if commits { open } else { 0 };
+        if rows > 0 { Ok(Turn { blocks, commits, rows }) } else { Err(Waits::Rows) }
     }
 
     /// The keys of the blocks that it finishes if the next step computes `blocks` of each lane.
@@ -125,24 +162,19 @@ impl Sequence {
         found
     }
 
-    /// Adds the rows of the next step of `canvas` to `batch`: `blocks` of those that can no longer change, and those
-    /// that still can if these are all. Returns the positions whose logits the step yields: the masked ones of the
-    /// current block, or none while the prompt is not computed yet.
+    /// Adds the rows of its turn in the next step to `batch`. Returns the positions whose logits the step yields: the
+    /// masked ones of the current block, or none while there are blocks to be computed before it.
     pub(super) fn plan(
         &mut self,
         canvas: &mut Canvas,
         table: &mut PageTable,
         batch: &mut PagedBatch,
-        blocks: usize,
+        turn: Turn,
     ) -> (Span, Vec<usize>) {
         let mut span = Span::default();
         let alphas = canvas.alphas();
-        for lane in [Some(&mut self.conditional), self.unconditional.as_mut()].into_iter().flatten() {
-            lane.use_alphas(&alphas);
-        }
         let final_blocks = final_blocks(canvas);
-        let ready = self.lanes().all(|lane| final_blocks.saturating_sub(lane.done()) <= blocks);
-        let masked = if ready { canvas.masked() } else { Vec::new() };
+        let masked = if turn.commits { canvas.masked() } else { Vec::new() };
         canvas.usage.forwards += 1;
         let end_block = canvas.visible_end().div_ceil(self.block_size);
         let unconditional_ids = self.unconditional.is_some().then(|| canvas.unconditional_ids());
@@ -153,9 +185,9 @@ impl Sequence {
         let mut usage = canvas.usage;
         for (final_end, lane) in span.final_ends.iter_mut().zip(lanes) {
             let Some((lane, ids)) = lane else { continue };
-            let prefilling = final_blocks.saturating_sub(lane.done()).min(blocks);
+            let prefilling = final_blocks.saturating_sub(lane.done()).min(turn.blocks);
             *final_end = lane.done() + prefilling;
-            let last = if ready { end_block } else { *final_end };
+            let last = if turn.commits { end_block } else { *final_end };
             let before = batch.ids.len();
             lane.push_rows(ids, last, table, batch);
             inject(canvas, &alphas, before, batch);

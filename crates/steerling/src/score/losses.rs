@@ -7,10 +7,7 @@ use candle_core::Tensor;
 use crate::kernels::softmax::{RowStats, row_stats};
 use crate::kernels::topk::top_k;
 use crate::runtime::{Evaluation, Probe};
-use crate::{Model, Result, Runtime};
-
-/// Rows of logits at a time: 25 MB at 100,281 tokens.
-const LOGIT_ROWS: usize = 64;
+use crate::{Model, Result, Runtime, scratch};
 
 /// A sequence, and the tokens that are looked for at some of its positions.
 pub(super) struct Query {
@@ -114,12 +111,13 @@ impl Losses {
                 break;
             }
             let mut losses = Vec::with_capacity(n);
-            for start in (0..n).step_by(LOGIT_ROWS) {
-                let len = LOGIT_ROWS.min(n - start);
-                let conditional = hidden.narrow(0, used + start, len)?;
-                let unconditional = if *guided { Some(hidden.narrow(0, used + n + start, len)?) } else { None };
+            let row = scratch::logit_row(&model.info().config) * if *guided { 2 } else { 1 };
+            for rows in scratch::chunks(n, scratch::chunk_rows(row)) {
+                let part = |first: usize| hidden.narrow(0, first + rows.start, rows.len());
+                let conditional = part(used)?;
+                let unconditional = if *guided { Some(part(used + n)?) } else { None };
                 logits(model, &conditional, unconditional.as_ref(), self.cfg_scale, &mut self.logits)?;
-                losses.extend(of_rows(&self.logits, &targets[start..start + len], self.top));
+                losses.extend(of_rows(&self.logits, &targets[rows], self.top));
             }
             self.done.push(losses);
             self.todo.pop_front();

@@ -263,7 +263,7 @@ fn drafts_stay_within_the_rows_and_pages_that_are_left() {
     let run = |rows: Option<usize>, max_new_tokens: usize| {
         // Pages for a single context.
         let mut runtime = goldens::runtime(goldens::model("nano"), 1);
-        rows.into_iter().for_each(|rows| runtime.limit_draft_rows(rows));
+        rows.into_iter().for_each(|rows| runtime.limit_rows(rows));
         let params = GenerateParams { max_new_tokens, decoding, ..GenerateParams::default() };
         let prompt: Vec<u32> = (0..s as u32).collect();
         let canvas = Canvas::new(&prompt, params, &CanvasSpec::of(&runtime.info().config)).unwrap();
@@ -271,10 +271,11 @@ fn drafts_stay_within_the_rows_and_pages_that_are_left() {
     };
     let free = run(None, 3 * s);
     assert!(free.usage.drafts > 2 * s && free.usage.accepted > 0, "{:?}", free.usage);
-    for rows in [0, s - 1] {
+    // A block is computed in every step, and once more beside the first step of the next one.
+    for rows in [s, 2 * s - 1] {
         assert_eq!(run(Some(rows), 3 * s).usage.drafts, 0);
     }
-    let one = run(Some(s), 3 * s);
+    let one = run(Some(2 * s), 3 * s);
     assert!(one.usage.drafts > 0 && one.usage.drafts < one.usage.forwards, "{:?}", one.usage);
     same_commits("one draft", one.commits(), free.commits());
     // A canvas that holds every page leaves none.

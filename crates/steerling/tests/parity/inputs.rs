@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use serde_json::Value;
 use steerling::attribute::inputs::{InputAttribution, InputJob, InputMethod, PathRule, ranking};
-use steerling::attribute::{ReplayJob, Trace, TraceCommit};
+use steerling::attribute::{ReplayJob, Snapshot, Trace, TraceCommit};
 use steerling::steer::{ConceptKey, InjectionSpec, Schedule, Steering, SteeringSpec, WeightEdit};
 use steerling::{Canvas, CanvasSpec, GenerateParams, Model, Runtime};
 
@@ -182,7 +182,7 @@ fn gradients_along_the_path_add_up_to_the_logit() {
         let mut mean_error = |n_steps, rule| {
             let method = InputMethod::IntegratedGradients { n_steps, rule };
             let targets = explain(&mut runtime, &trace, method, Some(steering.clone()));
-            let snapshots = trace.snapshots(&runtime.info().config.special);
+            let snapshots: Vec<Snapshot> = trace.snapshots(&runtime.info().config.special).collect();
             for (target, snapshot) in
                 targets.iter().zip(snapshots.iter().flat_map(|s| s.targets.iter().map(move |_| s)))
             {
@@ -204,7 +204,7 @@ fn occlusion_is_the_fall_of_the_logit_when_a_token_is_masked() {
     let (canvas, _) = steered(&mut runtime, &SteeringSpec::default(), 9);
     let trace = Trace::of(&canvas);
     let ours = explain(&mut runtime, &trace, InputMethod::Occlusion, None);
-    let snapshots = trace.snapshots(&runtime.info().config.special);
+    let snapshots: Vec<Snapshot> = trace.snapshots(&runtime.info().config.special).collect();
     let mask = runtime.info().config.special.mask;
     let mut n = 0;
     for snapshot in snapshots.iter().take(3) {

@@ -2,6 +2,7 @@
 //! computation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
+mod chunks;
 mod compute;
 mod concept_attribution;
 mod decoding;
@@ -13,6 +14,7 @@ mod goldens;
 mod half;
 mod inputs;
 mod neighbors;
+mod rows;
 mod sampling;
 mod score;
 mod shortcuts;

@@ -193,6 +193,19 @@ impl InputsRequest {
         }
     }
 
+    /// Rejects gradients that would not fit through a sequence of `len` positions.
+    fn check_gradients(&self, model: &Model, len: usize) -> Result<(), ApiError> {
+        if self.method == MethodBody::Occlusion {
+            return Ok(());
+        }
+        let limits = &model.limits;
+        // Nothing behind the attention block of the last target has a gradient.
+        let last = self.positions.as_ref().map_or(Some(len), |positions| positions.iter().max().map(|last| last + 1));
+        let Some(end) = last else { return Ok(()) };
+        let end = end.next_multiple_of(limits.canvas.block_size).min(len);
+        Ok(limits.gradients.check(&model.info.config, end)?)
+    }
+
     fn check(&self, mut committed: impl FnMut(usize) -> bool) -> Result<(), ApiError> {
         if self.method != MethodBody::IntegratedGradients {
             let given = [("n_steps", self.n_steps.is_some()), ("rule", self.rule.is_some())];
@@ -255,6 +268,7 @@ impl AttributeRequest {
             trace.validate(&model.limits.canvas)?;
             if let Some(inputs) = &ask.inputs {
                 inputs.check(|position| trace.commits.iter().any(|commit| commit.position == position))?;
+                inputs.check_gradients(model, trace.seq_length)?;
             }
             let recipe = request.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
             let stop_tokens = request.stop_tokens;
@@ -266,6 +280,7 @@ impl AttributeRequest {
         if let Some(inputs) = &ask.inputs {
             let (prompt, new) = (prepared.prompt().len(), prepared.head.start.max_new_tokens);
             inputs.check(|position| (prompt..prompt + new).contains(&position))?;
+            inputs.check_gradients(model, prompt + new)?;
         }
         Ok(Wanted::Generation(Box::new(prepared), ask))
     }

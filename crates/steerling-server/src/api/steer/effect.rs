@@ -13,9 +13,6 @@ use crate::api::lanes::Ended;
 use crate::engine::WorkKind;
 use crate::error::ApiError;
 
-/// Rows of the concept heads at a time: all scores of a row are held at once.
-const HEAD_ROWS: usize = 256;
-
 /// What steering did to the generated text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = SteerEffect)]
@@ -117,19 +114,15 @@ async fn weights(job: &Summarising, ended: &[Ended]) -> Result<Vec<Option<f64>>,
     let work = job.places.run(WorkKind::Steer, job.deadline, move |runtime: &mut Runtime| {
         let Some(hidden) = evaluation.advance(runtime)? else { return Ok(Some(std::mem::take(&mut rows))) };
         let Some(heads) = runtime.model().heads() else { return Ok(Some(Vec::new())) };
-        let n = hidden.dim(0)?;
-        for start in (0..n).step_by(HEAD_ROWS) {
-            let hidden = hidden.narrow(0, start, HEAD_ROWS.min(n - start))?;
-            // A head of which nothing is named is not evaluated. A concept outside the top-k weighs nothing.
-            let mut sums = vec![0.0; hidden.dim(0)?];
-            for (head, indices) in [(Some(&heads.known), &known), (heads.unknown.as_ref(), &unknown)] {
-                let Some(head) = head.filter(|_| !indices.is_empty()) else { continue };
-                for (sum, active) in sums.iter_mut().zip(head.active(&hidden)?) {
-                    *sum += weight_of(&active, indices);
-                }
+        // A head of which nothing is named is not evaluated. A concept outside the top-k weighs nothing.
+        let mut sums = vec![0.0; hidden.dim(0)?];
+        for (head, indices) in [(Some(&heads.known), &known), (heads.unknown.as_ref(), &unknown)] {
+            let Some(head) = head.filter(|_| !indices.is_empty()) else { continue };
+            for (sum, active) in sums.iter_mut().zip(head.active(&hidden)?) {
+                *sum += weight_of(&active, indices);
             }
-            rows.extend(sums.into_iter().map(|sum| sum / named));
         }
+        rows.extend(sums.into_iter().map(|sum| sum / named));
         Ok(None)
     })?;
     let mut rows = work.await?.into_iter();

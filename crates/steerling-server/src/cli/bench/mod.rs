@@ -138,7 +138,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     ensure!(!args.batch.contains(&0), "--batch: 0 is below the minimum of 1");
     let (source, plan) = (args.source(), args.plan()?);
     let kv_cache_mib = args.kv_cache_mib.unwrap_or(KV_CACHE_MIB);
-    let mut options = RuntimeOptions { device: args.device, dtype: args.dtype, kv_bytes: kv_cache_mib << 20 };
+    let mut options = RuntimeOptions {
+        device: args.device,
+        dtype: args.dtype,
+        kv_bytes: kv_cache_mib << 20,
+        ..RuntimeOptions::default()
+    };
     let mut speeds = None;
     if let Some(plan) = &plan {
         let compute = options.compute()?;

@@ -1,15 +1,18 @@
 //! Input attribution: which tokens that the model saw made it commit a token. MODEL.md section 6.
 
+mod budget;
 mod occlusion;
 mod path;
 mod rule;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::trace::{Snapshot, Trace};
+use super::trace::{Snapshot, Snapshots, Trace};
 use crate::steer::Steering;
 use crate::{Error, Model, Result, Runtime};
 
+pub use budget::{GradientBudget, GradientShare};
 use occlusion::Occlusion;
 use path::Path;
 pub use rule::PathRule;
@@ -64,8 +67,12 @@ impl InputAttribution {
 pub struct InputJob {
     method: InputMethod,
     steering: Option<Arc<Steering>>,
-    /// Snapshots that are still to be explained, last first, reduced to the wanted targets.
-    waiting: Vec<Snapshot>,
+    /// Snapshots that are still to be explained.
+    snapshots: Snapshots,
+    /// The targets that are wanted; `None` is all of them.
+    positions: Option<Vec<usize>>,
+    /// The next snapshots, made already: one whose targets do not fit at once is several.
+    waiting: VecDeque<Snapshot>,
     open: Option<Open>,
     done: Vec<InputAttribution>,
     /// Rows computed forward, and rows that gradients were taken through.
@@ -102,29 +109,41 @@ impl InputJob {
                 return Err(Error::invalid(format!("inputs.positions[{i}]"), why));
             }
         }
-        let mut waiting = trace.snapshots(&model.info().config.special);
-        if let Some(positions) = positions {
-            for snapshot in &mut waiting {
+        let snapshots = trace.snapshots(&model.info().config.special);
+        let positions = positions.map(<[usize]>::to_vec);
+        let (waiting, open, done) = (VecDeque::new(), None, Vec::new());
+        Ok(Self { method, steering, snapshots, positions, waiting, open, done, rows: [0; 2] })
+    }
+
+    /// The next snapshot with its wanted targets, or with as many of them as are explained at once.
+    fn next_snapshot(&mut self, runtime: &Runtime) -> Result<Option<Snapshot>> {
+        while self.waiting.is_empty() {
+            let Some(mut snapshot) = self.snapshots.next() else { return Ok(None) };
+            if let Some(positions) = &self.positions {
                 snapshot.targets.retain(|(position, _)| positions.contains(position));
             }
-            waiting.retain(|snapshot| !snapshot.targets.is_empty());
+            match self.method {
+                InputMethod::Occlusion if snapshot.targets.is_empty() => {}
+                InputMethod::Occlusion => self.waiting.push_back(snapshot),
+                _ => self.waiting.extend(Path::split(snapshot, runtime)?),
+            }
         }
-        waiting.reverse();
-        Ok(Self { method, steering, waiting, open: None, done: Vec::new(), rows: [0; 2] })
+        Ok(self.waiting.pop_front())
     }
 
     /// One slice; the attributions in the order of the commits once they are complete.
     ///
     /// # Errors
-    /// [`Error::Device`], and those of [`crate::Evaluation::advance`].
+    /// [`Error::TooLarge`] if the gradient of one target through one point does not fit the budget of the runtime; see
+    /// [`GradientBudget::check`], which tells before. [`Error::Device`], and those of [`crate::Evaluation::advance`].
     pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<InputAttribution>>> {
         if self.open.is_none() {
-            let Some(snapshot) = self.waiting.pop() else { return Ok(Some(std::mem::take(&mut self.done))) };
+            let Some(snapshot) = self.next_snapshot(runtime)? else { return Ok(Some(std::mem::take(&mut self.done))) };
             self.open = Some(match self.method {
                 InputMethod::Occlusion => Open::Occlusion(Occlusion::new(snapshot, self.steering.as_ref(), runtime)),
-                InputMethod::InputXGradient => Open::Path(Path::new(snapshot, PathRule::Right.points(1), runtime)),
+                InputMethod::InputXGradient => Open::Path(Path::new(snapshot, PathRule::Right.points(1), runtime)?),
                 InputMethod::IntegratedGradients { n_steps, rule } => {
-                    Open::Path(Path::new(snapshot, rule.points(n_steps), runtime))
+                    Open::Path(Path::new(snapshot, rule.points(n_steps), runtime)?)
                 }
             });
         }
