@@ -232,7 +232,7 @@ async fn gradients_that_do_not_fit_are_rejected_before_anything_is_computed() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("25 positions") && message.contains("`occlusion`"), "{message}");
     }
-    assert_eq!(server.metric("steerling_tokens_total").await, 0.0);
+    assert_eq!(server.metric("steerling_tokens_committed_total").await, 0.0);
     // A target in the first attention block has no gradient behind it, and occlusion has none at all.
     let first = answer(&server, "/attribute", &inputs(json!({"method": "input_x_gradient", "positions": [6]}))).await;
     assert_eq!(first["inputs"]["targets"].as_array().unwrap().len(), 1);

@@ -319,7 +319,7 @@ async fn injections_that_change_with_every_token_keep_steps_within_the_rows_that
     for n in [0, 7] {
         assert_eq!(text(n).await, together[n as usize], "request {n} alone");
     }
-    let large = json!({"prompt": [1, 2, 3], "max_new_tokens": 20, "cfg_scale": 0.7});
+    let large = json!({"prompt": [1, 2, 3], "max_new_tokens": 40, "cfg_scale": 0.7});
     assert_eq!(server.generate(large.clone()).await.status(), 200);
     let server = Server::nano(ServiceOptions { max_rows: 63, ..options() }).await;
     assert_eq!(server.generate(large).await.status(), 422);

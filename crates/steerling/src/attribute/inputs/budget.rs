@@ -12,6 +12,8 @@ pub struct GradientBudget {
     pub bytes: u64,
     /// Whether the CPU kernels compute them; candle's operations keep more, attention scores above all.
     kernels: bool,
+    /// Whether weights are packed; of others candle computes gradients that nobody asks for.
+    packed: bool,
     /// Bytes of a number between products.
     number: u64,
 }
@@ -19,7 +21,7 @@ pub struct GradientBudget {
 /// No limit, for a device without gradients.
 impl Default for GradientBudget {
     fn default() -> Self {
-        Self { bytes: u64::MAX, kernels: true, number: 4 }
+        Self { bytes: u64::MAX, kernels: true, packed: true, number: 4 }
     }
 }
 
@@ -35,8 +37,9 @@ pub struct GradientShare {
 impl GradientBudget {
     /// `bytes` for the gradients of a model that is computed so.
     pub fn new(bytes: u64, config: &Config, compute: &Compute) -> Self {
-        let kernels = compute.has_kernels() && config.norm == NormKind::Rms;
-        Self { bytes, kernels, number: compute.activations().size_in_bytes() as u64 }
+        let packed = compute.has_kernels();
+        let kernels = packed && config.norm == NormKind::Rms;
+        Self { bytes, kernels, packed, number: compute.activations().size_in_bytes() as u64 }
     }
 
     /// What the gradients of a sequence of `positions` take at their peak.
@@ -54,7 +57,9 @@ impl GradientBudget {
         ];
         if !self.kernels {
             // Scores, scaled, masked, shifted, exponentials, weights; and in the backward pass the gradient of the mask.
-            terms.push(Term { name: "attention scores", bytes: (7 * layers + 4) * scores });
+            terms.push(Term { name: "attention scores", bytes: (7 * layers + 8) * scores });
+        }
+        if !self.packed {
             terms.push(Term { name: "gradients of weights", bytes: layers * weights(config) * self.number });
         }
         Estimate(terms)
@@ -75,10 +80,12 @@ impl GradientBudget {
                 (2 * qkv + d + d + 3 * d + fc + inner + d + norms + bias, self.number)
             }
             false => {
-                let norm = if config.norm == NormKind::Layer { 7 } else { 5 };
-                let activation = if swiglu { 3 * inner } else { inner };
-                // Norms and rotations are computed in float32 and keep every intermediate result.
-                (3 * qkv + (3 * norm + 15) * d + (norm + 11) * kv + fc + activation + bias, self.number.max(4))
+                // Every operation keeps its result, and the gradient of what it is broadcast with: weights of norms, cosines
+                // and sines, bounds of the clamp. Norms and rotations are computed in float32.
+                let norm = if config.norm == NormKind::Layer { 7 } else { 4 };
+                let activation = if swiglu { 2 * inner } else { inner };
+                let halves = (3 * norm + 14) * d + (norm + 8) * kv;
+                (6 * qkv + halves + fc + activation + bias, self.number.max(4))
             }
         };
         // The derivatives of the other activations are sums of powers.
