@@ -75,6 +75,18 @@ async fn slots_are_held_until_work_and_answer_have_dropped_them() {
 }
 
 #[tokio::test]
+async fn whoever_reads_the_answer_finds_the_place_free() {
+    let engine = engine(EngineOptions { max_batch: 1, max_queue: 0, ..options() }, 64).await;
+    for _ in 0..100 {
+        let ticket = engine.admit(later()).expect("the slot is free");
+        let answer = ticket.run(WorkKind::Embed, 1, small_text()).expect("the worker is there");
+        drop(ticket);
+        answer.await.expect("an answer");
+        assert_eq!(in_flight(&engine), 0, "the worker may not have dropped the task yet, but has released its slot");
+    }
+}
+
+#[tokio::test]
 async fn a_request_of_several_generations_gets_all_its_slots_or_none() {
     let engine = engine(EngineOptions { max_batch: 2, max_queue: 2, ..options() }, 64).await;
     let (one, other) = (engine.admit(later()).expect("a slot"), engine.admit(later()).expect("a slot"));
