@@ -191,6 +191,21 @@ def test_a_full_server_is_a_rate_limit_and_a_gone_one_a_connection_error(tmp_pat
         client.models.list()
 
 
+def test_clients_that_are_turned_away_are_all_served_when_they_come_back_as_told(tmp_path):
+    async def ask(url):
+        # Two retries, as the package has by default: it waits as long as it is told, up to a minute.
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="none") as client:
+            ask = {"model": "steerling", "prompt": PROMPT, "max_tokens": 24}
+            return await asyncio.gather(*(client.completions.create(**ask, seed=seed) for seed in range(24)))
+
+    with serving.serve("--max-batch", "2", "--max-queue", "2", log=tmp_path / "log") as server:
+        answers = asyncio.run(ask(server.url))
+        assert len(answers) == 24 and all(answer.usage.completion_tokens == 24 for answer in answers)
+        metrics = urllib.request.urlopen(server.url + "/metrics", timeout=30).read().decode()
+        turned_away = r'^steerling_requests_total\{endpoint="/v1/completions",outcome="overloaded"\} (\d+)$'
+        assert int(re.search(turned_away, metrics, re.MULTILINE)[1]) >= 20
+
+
 def test_concurrent_requests_of_the_async_client_have_the_texts_they_have_alone(server):
     asks = [{"prompt": PROMPT, "seed": seed, "max_tokens": 24 + seed} for seed in range(12)]
     with client_of(server) as client:

@@ -323,7 +323,10 @@ impl From<SubmitError> for ApiError {
             SubmitError::ShuttingDown => Self::shutting_down(),
             SubmitError::Overloaded { retry_after } => Self {
                 retry_after: Some(retry_after),
-                ..Self::new(Code::Overloaded, "all places in the batch and in the queue are taken")
+                ..Self::new(
+                    Code::Overloaded,
+                    "all slots of the batch and the queue are held: come again when `retry-after` says",
+                )
             },
             SubmitError::TooManyPages { needed, available } => Self::invalid(
                 "max_new_tokens",

@@ -17,7 +17,7 @@ use crate::api::attribution::TokenBody;
 use crate::api::generate::answer::{AttributionEvent, BlockEvent, GenerateResult, StartEvent};
 use crate::api::lanes::{Ended, Lane};
 use crate::api::steer::SteerSummary;
-use crate::engine::{Message, merge};
+use crate::engine::{Message, Permit, merge};
 use crate::error::{ApiError, ErrorBody};
 use crate::metrics::StreamEnd;
 use crate::observe::RequestId;
@@ -55,17 +55,19 @@ impl StreamEvent {
 pub(crate) struct Tail {
     /// A `done` with the result of each lane.
     pub(crate) each: bool,
-    /// What follows when all have ended.
-    pub(crate) last: Last,
+    /// What follows when all have ended, if anything does.
+    pub(crate) last: Option<Last>,
+    /// The slots of the request, until its last event.
+    pub(crate) permit: Permit,
 }
 
-/// Makes the last event, if there is one more.
-pub(crate) type Last = Box<dyn FnOnce(Vec<Ended>) -> BoxFuture<'static, Result<Option<StreamEvent>, ApiError>> + Send>;
+/// Makes the last event.
+pub(crate) type Last = Box<dyn FnOnce(Vec<Ended>) -> BoxFuture<'static, Result<StreamEvent, ApiError>> + Send>;
 
 impl Tail {
     /// A stream whose lanes end with their own results, and nothing after them.
-    pub(crate) fn results() -> Self {
-        Self { each: true, last: Box::new(|_| Box::pin(async { Ok(None) })) }
+    pub(crate) fn results(permit: Permit) -> Self {
+        Self { each: true, last: None, permit }
     }
 }
 
@@ -136,6 +138,12 @@ impl Open {
                 Some((lane, Step::Ended(ended))) => {
                     let result = self.tail.as_ref().is_some_and(|tail| tail.each).then(|| result(&ended));
                     self.ended[lane] = Some(*ended);
+                    // First, so that who reads the last event finds the slots free.
+                    if self.ended.iter().all(Option::is_some)
+                        && self.tail.as_ref().is_some_and(|tail| tail.last.is_none())
+                    {
+                        self.tail = None;
+                    }
                     if let Some(result) = result {
                         return Some(self.event(Some(lane), &result));
                     }
@@ -143,12 +151,14 @@ impl Open {
                 Some((lane, Step::Failed(error))) => return Some(self.fail(Some(lane), error)),
                 None => {
                     // Without a tail, the last event has been sent.
-                    let tail = self.tail.take()?;
+                    let Tail { last, permit, .. } = self.tail.take()?;
                     let ended = self.ended.drain(..).flatten().collect();
-                    return match (tail.last)(ended).await {
-                        Ok(last) => last.map(|event| self.event(None, &event)),
-                        Err(error) => Some(self.fail(None, error)),
-                    };
+                    let last = last?(ended).await;
+                    drop(permit);
+                    return Some(match last {
+                        Ok(event) => self.event(None, &event),
+                        Err(error) => self.fail(None, error),
+                    });
                 }
             }
         }

@@ -235,6 +235,55 @@ fn a_full_server_says_when_to_come_back() {
 }
 
 #[test]
+fn large_likelihoods_are_computed_in_bounded_memory_beside_a_generation() {
+    let server = Server::start_alone(&["--max-score-positions", "100000000000"]);
+    let resident = || {
+        let output = server.curl(&["-s"], "/metrics", None).wait_with_output().unwrap();
+        let metrics = String::from_utf8(output.stdout).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap();
+        line.parse::<f64>().unwrap() as i64
+    };
+    // 900 items of 4,096 rows each: 3 GB if all their masks were drawn before the first is computed.
+    let text = "The chef stirred the soup ".repeat(30);
+    let items = vec![json!({"context": "", "continuation": text}); 900];
+    let mut body = json!({"items": items, "method": "monte_carlo", "samples": 4096, "batch": 4096});
+    let post = |body: &Value, name: &str| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&file, body.to_string()).unwrap();
+        server.curl(&["-s", "-o", "/dev/null", "-w", "%{http_code}"], "/score", Some(&format!("@{}", file.display())))
+    };
+    let status = |request: Child| String::from_utf8(request.wait_with_output().unwrap().stdout).unwrap();
+    // What a single one of its kind needs is part of the beginning.
+    let small = json!({"items": [{"context": "", "continuation": text}], "method": "monte_carlo", "samples": 64});
+    assert_eq!(status(post(&small, "small.json")), "200");
+    let generation = json!({"prompt": "The chef", "max_new_tokens": 64, "seed": 1});
+    let alone = server.post("/generate", &generation);
+    let before = resident();
+
+    body["timeout_ms"] = json!(8000);
+    let mut requests: Vec<Child> = (0..4).map(|i| post(&body, &format!("large-{i}.json"))).collect();
+    let mut most = 0;
+    assert_eq!(server.post("/generate", &generation)["token_ids"], alone["token_ids"]);
+    while requests.iter_mut().any(|request| request.try_wait().unwrap().is_none()) {
+        most = most.max(resident() - before);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(most < 256 << 20, "resident memory grew by {} MiB", most >> 20);
+    for request in requests {
+        assert_eq!(status(request), "504");
+    }
+
+    // By default so large a request is told what it needs.
+    let server = Server::start_alone(&[]);
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large-0.json");
+    let body = format!("@{}", file.display());
+    let output = server.curl(&["-s"], "/score", Some(&body)).wait_with_output().unwrap();
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let details = &error["error"]["details"];
+    assert!(details["needed"].as_u64() > details["available"].as_u64(), "{error}");
+}
+
+#[test]
 fn sigterm_lets_a_stream_finish_and_leaves_with_success() {
     let mut server = Server::start(&["--drain-seconds", "60"]);
     let mut stream = Stream::open(&server, 120);

@@ -23,7 +23,7 @@ pub(crate) enum ConceptName {
         #[schema(min_length = 1)]
         name: String,
     },
-    /// The best match of a search among known, steerable concepts.
+    /// The best match of a search among known, steerable concepts. At most 64 in one request.
     Search {
         /// Words, at least one.
         #[schema(min_length = 1)]

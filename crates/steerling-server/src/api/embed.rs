@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,10 @@ use steerling::embed::{ConceptWeights, EmbeddingType, Pooling};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::respond::json;
 use super::states::{check_count, check_length, encode_any, of_texts};
-use super::{AppState, in_background};
-use crate::engine::Model;
+use super::{AppState, plan};
+use crate::engine::{Model, Ticket};
 use crate::error::ApiError;
 use crate::extract::{Json, objects_only};
 use crate::openapi::{Body, Compute, Internal, NotReady};
@@ -292,20 +293,21 @@ fn check_ids(model: &Model, ids: &[u32], i: usize) -> Result<(), ApiError> {
 pub(crate) async fn embed(
     State(state): State<AppState>,
     Json(request): Json<EmbedRequest>,
-) -> Result<Answer<EmbedResult>, ApiError> {
-    compute(&state, request).await.map(Answer)
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(request.timeout_ms)?;
+    let result = compute(&state, &ticket, request).await?;
+    json(ticket, move || Ok(result)).await
 }
 
 /// The embeddings that a request asks for.
-pub(crate) async fn compute(state: &AppState, request: EmbedRequest) -> Result<EmbedResult, ApiError> {
-    let deadline = state.deadline(request.timeout_ms)?;
+pub(crate) async fn compute(state: &AppState, ticket: &Ticket, request: EmbedRequest) -> Result<EmbedResult, ApiError> {
     let model = state.model()?;
     let (kind, pool) = (request.embedding_type, request.pooling);
     let width = request.dimensions.unwrap_or(model.info.config.n_embd);
     let finish = Finish { dimensions: width, normalize: request.normalize, encoding: request.encoding_format };
     let texts = {
         let model = model.clone();
-        in_background(move || request.texts(&model)).await?
+        plan(ticket, move || request.texts(&model)).await?
     };
     let tokens = texts.iter().map(Vec::len).collect();
     let pooling = match pool {
@@ -323,7 +325,7 @@ pub(crate) async fn compute(state: &AppState, request: EmbedRequest) -> Result<E
         Kind::Concepts => None,
     };
     let known = model.catalog.known_len();
-    let rows: Vec<Vec<Row>> = of_texts(state, deadline, texts, pooling, move |states, runtime| match kind_of_vector {
+    let rows: Vec<Vec<Row>> = of_texts(ticket, texts, pooling, move |states, runtime| match kind_of_vector {
         Some(kind) => {
             let texts = states.embeddings(runtime.model(), kind)?.into_iter();
             Ok(texts.map(|rows| rows.into_iter().map(|row| finish.row(row)).collect()).collect())

@@ -90,6 +90,8 @@ struct ServiceLimits {
     max_rows: usize,
     /// Generations that wait.
     max_queue: usize,
+    /// Token positions (rows times length) that a request to `/score` may need.
+    max_score_positions: u64,
     /// Largest request body in bytes.
     max_body_bytes: usize,
     /// Longest time from request to end of the answer, in seconds.
@@ -149,6 +151,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Json<Info> {
             max_batch: options.max_batch,
             max_rows: options.max_rows,
             max_queue: options.max_queue,
+            max_score_positions: options.max_score_positions,
             max_body_bytes: options.max_body_bytes,
             timeout_seconds: options.timeout.as_secs_f64(),
         },

@@ -1,14 +1,13 @@
 //! The generations of one request: admitted together, so that they share the batch and the prompt's blocks.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::future::try_join_all;
 use steerling::steer::{Steering, SteeringSpec};
 
 use super::AppState;
 use super::generate::request::{Head, Prepared};
-use crate::engine::{Finished, Message, Places, Receiver, WorkKind};
+use crate::engine::{Finished, Message, Receiver, Ticket, WorkKind};
 use crate::error::{ApiError, Code};
 use crate::policy;
 
@@ -30,27 +29,26 @@ pub(crate) struct Ended {
 pub(crate) struct Opened {
     pub(crate) lanes: Vec<Lane>,
     pub(crate) steerings: Vec<Option<Arc<Steering>>>,
-    pub(crate) places: Places,
 }
 
-/// Takes places for all, resolves their steering, hands them in, and waits until the first has left the queue:
-/// whatever is refused is refused before anything is sent.
+/// Takes slots for all, resolves their steering, hands them in, and waits until the first has left the queue:
+/// whatever is rejected is rejected before anything is sent.
 pub(crate) async fn open(
     state: &AppState,
-    deadline: Instant,
+    ticket: &Ticket,
     mut wanted: Vec<(Option<String>, Prepared)>,
 ) -> Result<Opened, ApiError> {
-    let mut places = state.engine.reserve(wanted.len())?;
-    govern(state, &places, deadline, &mut wanted).await?;
+    ticket.extend_to(wanted.len())?;
+    govern(state, ticket, &mut wanted).await?;
     let specs = wanted.iter().map(|(_, prepared)| prepared.recipe.as_ref().map(|recipe| recipe.spec())).collect();
-    let steerings = resolve(&places, deadline, specs).await?;
+    let steerings = resolve(ticket, specs).await?;
     let generations =
         wanted.iter().zip(&steerings).map(|((_, prepared), steering)| prepared.generation(steering.clone()));
     let generations = generations.collect::<Result<Vec<_>, _>>()?;
     let mut lanes = Vec::with_capacity(wanted.len());
     let line = state.audit.as_ref().map(|audit| audit.line(&wanted, None));
     for ((name, prepared), generation) in wanted.into_iter().zip(generations) {
-        let receiver = places.submit(generation, prepared.priority, deadline)?;
+        let receiver = ticket.submit(generation, prepared.priority)?;
         lanes.push(Lane { name, head: prepared.head, receiver });
     }
     if let Some((audit, line)) = state.audit.as_ref().zip(line) {
@@ -63,17 +61,12 @@ pub(crate) async fn open(
             Some(_) => {}
         }
     }
-    Ok(Opened { lanes, steerings, places })
+    Ok(Opened { lanes, steerings })
 }
 
 /// Applies the server's policies; what they refuse is noted in the audit log.
-async fn govern(
-    state: &AppState,
-    places: &Places,
-    deadline: Instant,
-    wanted: &mut [(Option<String>, Prepared)],
-) -> Result<(), ApiError> {
-    let governed = policy::enforce(&state.options.guard.policies, places, deadline, wanted).await;
+async fn govern(state: &AppState, ticket: &Ticket, wanted: &mut [(Option<String>, Prepared)]) -> Result<(), ApiError> {
+    let governed = policy::enforce(&state.options.guard.policies, ticket, wanted).await;
     if let (Some(audit), Err(error)) = (&state.audit, &governed)
         && error.code == Code::RefusedByPolicy
     {
@@ -84,15 +77,14 @@ async fn govern(
 
 /// Resolves steerings against the model's weights, one a slice.
 pub(crate) async fn resolve(
-    places: &Places,
-    deadline: Instant,
+    ticket: &Ticket,
     specs: Vec<Option<SteeringSpec>>,
 ) -> Result<Vec<Option<Arc<Steering>>>, ApiError> {
     if specs.iter().all(Option::is_none) {
         return Ok(specs.iter().map(|_| None).collect());
     }
     let mut resolved = Vec::with_capacity(specs.len());
-    let work = places.run(WorkKind::Steer, deadline, move |runtime| {
+    let work = ticket.run(WorkKind::Steer, specs.len(), move |runtime| {
         let Some(spec) = specs.get(resolved.len()) else { return Ok(Some(std::mem::take(&mut resolved))) };
         let steering = spec.as_ref().map(|spec| runtime.model().steering(spec)).transpose()?;
         resolved.push(steering.map(Arc::new));

@@ -12,6 +12,7 @@ mod info;
 pub(crate) mod lanes;
 pub(crate) mod openai;
 mod playground;
+pub(crate) mod respond;
 mod score;
 pub(crate) mod states;
 pub(crate) mod steer;
@@ -38,7 +39,7 @@ use utoipa_axum::routes;
 use crate::audit::Audit;
 use crate::auth::authorize;
 use crate::config::ServiceOptions;
-use crate::engine::{EngineHandle, Model, NotReady};
+use crate::engine::{EngineHandle, Model, NotReady, Ticket};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::observe::{answer_errors, observe};
@@ -91,6 +92,19 @@ impl AppState {
         };
         Ok(Instant::now() + timeout)
     }
+
+    /// Admits a request that comes now, before anything is done for it.
+    ///
+    /// # Errors
+    /// If it asks for more time than it may have, no slot is free, or no work is taken.
+    fn admit(&self, timeout_ms: Option<u64>) -> Result<Ticket, ApiError> {
+        Ok(self.engine.admit(self.deadline(timeout_ms)?)?)
+    }
+
+    /// As [`Self::admit`], for a request that the catalogue or the tokenizer answers.
+    fn admit_planning(&self) -> Result<Ticket, ApiError> {
+        Ok(self.engine.admit_planning(self.deadline(None)?)?)
+    }
 }
 
 /// All described routes.
@@ -133,11 +147,12 @@ fn files() -> OpenApiRouter<AppState> {
         .layer(CompressionLayer::new())
 }
 
-/// Work that takes a while, such as tokenizing a long text: not on a thread that others wait for.
-async fn in_background<T: Send + 'static>(
+/// Work that takes a while, such as tokenizing a long text: on a thread for planning, not on one that others wait for.
+pub(crate) async fn plan<T: Send + 'static>(
+    ticket: &Ticket,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?
+    ticket.plan(work).await?
 }
 
 /// The whole service.

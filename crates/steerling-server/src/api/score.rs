@@ -1,13 +1,15 @@
 //! `POST /score`.
 
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use steerling::score::{Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, encode_pair};
 use utoipa::ToSchema;
 
+use super::respond;
 use super::states::{check_count, check_length};
-use super::{AppState, in_background};
+use super::{AppState, plan};
 use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
 use crate::extract::{Json, objects_only};
@@ -122,7 +124,8 @@ fn batch() -> usize {
 }
 
 impl ScoreRequest {
-    fn prepare(self, model: &Model) -> Result<ScoreJob, ApiError> {
+    /// The job and the token positions that it needs, at most `most`.
+    fn prepare(self, model: &Model, most: u64) -> Result<(ScoreJob, usize), ApiError> {
         check_count(self.items.len(), MAX_ITEMS, "items")?;
         if !(0.0..=MAX_CFG).contains(&self.cfg_scale) {
             return Err(ApiError::invalid("cfg_scale", format!("{} is outside 0..={MAX_CFG}", self.cfg_scale)));
@@ -134,7 +137,7 @@ impl ScoreRequest {
             check_length(model, context.len() + continuation.len(), &param)?;
             Ok(ScoreItem { context, continuation })
         };
-        let items = self.items.iter().enumerate().map(item).collect::<Result<_, ApiError>>()?;
+        let items = self.items.iter().enumerate().map(item).collect::<Result<Vec<_>, ApiError>>()?;
         let params = ScoreParams {
             method: match self.method {
                 Method::Auto => ScoreMethod::Auto,
@@ -147,7 +150,17 @@ impl ScoreRequest {
             cfg_scale: self.cfg_scale,
             seed: self.seed,
         };
-        Ok(ScoreJob::new(items, &params, &model.info.config)?)
+        let needed = items.iter().fold(0u64, |sum, item| sum.saturating_add(params.positions(item)));
+        let job = ScoreJob::new(items, &params, &model.info.config)?;
+        if needed > most {
+            let message = format!(
+                "this request needs {needed} token positions (rows times length), the server allows {most} \
+                 (--max-score-positions): send fewer items, or fewer `samples`"
+            );
+            let refusal = ApiError::invalid("items", message);
+            return Err(refusal.with_details(json!({"needed": needed, "available": most})));
+        }
+        Ok((job, usize::try_from(needed).unwrap_or(usize::MAX)))
     }
 }
 
@@ -172,16 +185,19 @@ impl From<Score> for ItemScore {
 
 /// How likely continuations are.
 ///
-/// Whatever the method, rows share the context's attention blocks, and generations go on between forwards.
+/// A request may need `limits.max_score_positions` of `/info` token positions: for each item the rows of the method and
+/// one for each token (for `is_greedy`), times the tokens of context and continuation, twice with `cfg_scale`. One that
+/// needs more is rejected with both numbers in `details`. Whatever the method, rows share the context's attention
+/// blocks, and generations go on between forward passes.
 #[utoipa::path(post, path = "/score", tag = "read", request_body = ScoreRequest,
     responses((status = 200, description = "the likelihoods", body = ScoreResult), Body, Compute, Internal, NotReady))]
 pub(crate) async fn score(
     State(state): State<AppState>,
     Json(request): Json<ScoreRequest>,
-) -> Result<Answer<ScoreResult>, ApiError> {
-    let deadline = state.deadline(request.timeout_ms)?;
-    let model = state.model()?;
-    let mut job = in_background(move || request.prepare(&model)).await?;
-    let scores = state.engine.run(WorkKind::Score, deadline, move |runtime| job.advance(runtime))?.await?;
-    Ok(Answer(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() }))
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(request.timeout_ms)?;
+    let (model, most) = (state.model()?, state.options.max_score_positions);
+    let (mut job, size) = plan(&ticket, move || request.prepare(&model, most)).await?;
+    let scores = ticket.run(WorkKind::Score, size, move |runtime| job.advance(runtime))?.await?;
+    respond::json(ticket, move || Ok(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() })).await
 }

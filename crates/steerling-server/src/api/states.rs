@@ -1,13 +1,11 @@
 //! Hidden states of texts, for all operations that read texts rather than write them.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use steerling::embed::{EmbedJob, Pooling, TextStates};
 use steerling::{Runtime, Tokenizer};
 
-use super::AppState;
-use crate::engine::{Model, WorkKind};
+use crate::engine::{Model, Ticket, WorkKind};
 use crate::error::{ApiError, Code};
 
 /// Tokens of texts that are held at a time, unless a single text has more.
@@ -15,8 +13,7 @@ const TOKENS: usize = 1024;
 
 /// What `reduce` makes of each of `texts`, in their order. Other requests go on between groups of texts.
 pub(crate) async fn of_texts<T, F>(
-    state: &AppState,
-    deadline: Instant,
+    ticket: &Ticket,
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
     reduce: F,
@@ -25,10 +22,11 @@ where
     T: Send + 'static,
     F: FnMut(&TextStates, &Runtime) -> steerling::Result<Vec<T>> + Send + 'static,
 {
-    Ok(state.engine.run(WorkKind::Embed, deadline, reading(texts, pooling, reduce))?.await?)
+    let tokens = texts.iter().map(Vec::len).sum();
+    Ok(ticket.run(WorkKind::Embed, tokens, reading(texts, pooling, reduce))?.await?)
 }
 
-/// The work of [`of_texts`], also for a request that has its places already.
+/// The work of [`of_texts`].
 pub(crate) fn reading<T, F>(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,

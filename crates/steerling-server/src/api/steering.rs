@@ -1,5 +1,6 @@
 //! The field `steering` of a request: from names to a recipe, from a recipe to what the model resolves.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ written_objects_only!(SteeringRequest, Amplify, Suppress, Inject, SuppressLogits
 const MAX_STRENGTH: f32 = 1e4;
 /// Most entries of one list, and most concepts of one injection.
 const MAX_ENTRIES: usize = 64;
+/// Most searches of one request: each reads the whole catalogue.
+const MAX_SEARCHES: usize = 64;
 
 /// What is added to the model's computation. All entries add up.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -189,7 +192,8 @@ impl SteeringRequest {
         }
         self.check_lengths()?;
         let n_layers = config.n_layers;
-        let finder = Finder { catalog, force: self.force };
+        self.check_searches()?;
+        let finder = Finder { catalog, force: self.force, searched: RefCell::default() };
         let mut injections = Vec::new();
         let mut suppress_logits = Vec::new();
         for (i, entry) in self.amplify.iter().enumerate() {
@@ -258,6 +262,27 @@ impl SteeringRequest {
         Ok(weights)
     }
 
+    /// All concepts as they are named.
+    fn concepts(&self) -> impl Iterator<Item = &ConceptRef> {
+        let amplified = self.amplify.iter().map(|entry| &entry.concept);
+        let suppressed = self.suppress.iter().map(|entry| &entry.concept);
+        let injected = self.inject.iter().flat_map(|entry| &entry.concepts);
+        let logits = self.suppress_logits.iter().map(|entry| &entry.concept);
+        let set = self.set_weights.iter().map(|entry| &entry.concept);
+        amplified.chain(suppressed).chain(injected).chain(logits).chain(set)
+    }
+
+    fn check_searches(&self) -> Result<(), ApiError> {
+        let searches = self.concepts().filter(|concept| matches!(concept, ConceptRef::Search(_))).count();
+        if searches <= MAX_SEARCHES {
+            return Ok(());
+        }
+        let message = format!(
+            "{searches} concepts are named by `search`, a request may search for {MAX_SEARCHES}: name the others by id"
+        );
+        Err(ApiError::invalid("steering", message))
+    }
+
     fn check_lengths(&self) -> Result<(), ApiError> {
         let lists = [
             ("amplify", self.amplify.len()),
@@ -280,12 +305,25 @@ impl SteeringRequest {
 struct Finder<'a> {
     catalog: &'a Catalog,
     force: bool,
+    /// What searches of this request have found: the same words find the same concept.
+    searched: RefCell<HashMap<String, u32>>,
 }
 
 impl Finder<'_> {
     fn find(&self, field: &str, concept: &ConceptRef) -> Result<u32, ApiError> {
+        let words = match concept {
+            ConceptRef::Search(words) => Some(words),
+            _ => None,
+        };
+        if let Some(known) = words.and_then(|words| self.searched.borrow().get(words).copied()) {
+            return Ok(known);
+        }
         let found = self.catalog.resolve_steerable(field, concept, self.force);
-        found.map(|concept| concept.id).map_err(|error| ApiError::of_concept(error, self.catalog))
+        let id = found.map(|concept| concept.id).map_err(|error| ApiError::of_concept(error, self.catalog))?;
+        if let Some(words) = words {
+            self.searched.borrow_mut().insert(words.clone(), id);
+        }
+        Ok(id)
     }
 }
 

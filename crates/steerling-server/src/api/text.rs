@@ -2,16 +2,22 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use steerling::Tokenizer;
 use steerling::tokenizer::Token;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::respond::json;
 use crate::error::ApiError;
 use crate::extract::{Json, objects_only};
-use crate::openapi::{Body, Internal, NotReady};
+use crate::openapi::{Admitted, Body, Internal, NotReady};
 
 objects_only!(TokenizeRequest, DetokenizeRequest);
+
+/// Bytes of a text, and ids, that are done at once; more needs a slot as all longer work does.
+const SHORT_TEXT: usize = 4096;
 
 /// A text to be split into tokens.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -80,38 +86,43 @@ fn yes() -> bool {
 ///
 /// Places are bytes of the text as UTF-8.
 #[utoipa::path(post, path = "/tokenize", tag = "text", request_body = TokenizeRequest,
-    responses((status = 200, description = "the tokens", body = TokenizeResult), Body, Internal, NotReady))]
+    responses((status = 200, description = "the tokens", body = TokenizeResult), Body, Admitted, Internal, NotReady))]
 pub(crate) async fn tokenize(
     State(state): State<AppState>,
     Json(request): Json<TokenizeRequest>,
-) -> Result<Answer<TokenizeResult>, ApiError> {
-    let tokenizer = state.model()?.tokenizer.clone();
-    let TokenizeRequest { text, add_special_tokens } = request;
-    // A long text takes a while: not on a thread that others wait for.
-    let tokens = tokio::task::spawn_blocking(move || {
-        let mut tokens = tokenizer.encode_with_offsets(&text)?;
+) -> Result<Response, ApiError> {
+    let model = state.model()?;
+    if request.text.len() <= SHORT_TEXT {
+        return Ok(Answer(request.split(&model.tokenizer)?).into_response());
+    }
+    let ticket = state.admit_planning()?;
+    json(ticket, move || request.split(&model.tokenizer)).await
+}
+
+impl TokenizeRequest {
+    fn split(self, tokenizer: &Tokenizer) -> Result<TokenizeResult, ApiError> {
+        let Self { text, add_special_tokens } = self;
+        let mut tokens = tokenizer.encode_with_offsets(&text).map_err(|error| ApiError::of_field(error, "text"))?;
         if add_special_tokens {
             let special = tokenizer.special();
             let at = |id: u32, place: usize| Token { id, text: tokenizer.token_text(id), start: place, end: place };
             tokens.insert(0, at(special.bos, 0));
             tokens.push(at(special.eos, text.len()));
         }
-        Ok(tokens)
-    });
-    let tokens = tokens.await.map_err(|_| ApiError::internal())?.map_err(|error| ApiError::of_field(error, "text"))?;
-    let ids = tokens.iter().map(|token| token.id).collect();
-    Ok(Answer(TokenizeResult { ids, tokens: tokens.into_iter().map(TextToken::from).collect() }))
+        let ids = tokens.iter().map(|token| token.id).collect();
+        Ok(TokenizeResult { ids, tokens: tokens.into_iter().map(TextToken::from).collect() })
+    }
 }
 
 /// The text of ids.
 ///
 /// Ids without a text are left out.
 #[utoipa::path(post, path = "/detokenize", tag = "text", request_body = DetokenizeRequest,
-    responses((status = 200, description = "the text", body = DetokenizeResult), Body, Internal, NotReady))]
+    responses((status = 200, description = "the text", body = DetokenizeResult), Body, Admitted, Internal, NotReady))]
 pub(crate) async fn detokenize(
     State(state): State<AppState>,
     Json(request): Json<DetokenizeRequest>,
-) -> Result<Answer<DetokenizeResult>, ApiError> {
+) -> Result<Response, ApiError> {
     let model = state.model()?;
     let vocab_size = model.limits.canvas.vocab_size;
     if let Some((i, id)) = request.ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
@@ -120,5 +131,15 @@ pub(crate) async fn detokenize(
             format!("{id} is not below the vocabulary size {vocab_size}"),
         ));
     }
-    Ok(Answer(DetokenizeResult { text: model.tokenizer.decode(&request.ids, request.skip_special_tokens) }))
+    if request.ids.len() <= SHORT_TEXT {
+        return Ok(Answer(request.join(&model.tokenizer)).into_response());
+    }
+    let ticket = state.admit_planning()?;
+    json(ticket, move || Ok(request.join(&model.tokenizer))).await
+}
+
+impl DetokenizeRequest {
+    fn join(&self, tokenizer: &Tokenizer) -> DetokenizeResult {
+        DetokenizeResult { text: tokenizer.decode(&self.ids, self.skip_special_tokens) }
+    }
 }

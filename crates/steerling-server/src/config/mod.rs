@@ -101,6 +101,9 @@ pub struct ServiceOptions {
     /// Generations that wait; further ones are answered with 429
     #[arg(long, env = "STEERLING_MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
+    /// Token positions (rows times length) that a request to /score may need; one that needs more is rejected
+    #[arg(long, env = "STEERLING_MAX_SCORE_POSITIONS", default_value_t = 1 << 27)]
+    pub max_score_positions: u64,
     /// Longest time from request to end of the answer, in seconds
     #[arg(long = "timeout-seconds", env = "STEERLING_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
     pub timeout: Duration,

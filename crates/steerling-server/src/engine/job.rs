@@ -1,21 +1,24 @@
 //! One generation on its way through the engine.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use steerling::canvas::CanvasId;
 use steerling::{Canvas, Generation, Outcome};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::fault::Fault;
 use super::mailbox::Sender;
 use super::schedule::Priority;
+use super::ticket::Permit;
 
 /// A generation, owned by the worker from submission to its end.
 pub(super) struct Job {
     pub(super) generation: Generation,
     pub(super) mailbox: Sender,
-    /// The place in the queue or batch; free for the next one when the job goes.
-    pub(super) permit: OwnedSemaphorePermit,
+    /// Released when the job ends.
+    pub(super) permit: Permit,
+    /// Counts it as waiting; none once it is admitted.
+    pub(super) waiting: Option<Arc<()>>,
     pub(super) deadline: Instant,
     pub(super) priority: Priority,
     pub(super) clock: Clock,
@@ -85,6 +88,7 @@ impl Job {
 
     pub(super) fn start(&mut self, now: Instant) {
         self.clock.admitted = Some(now);
+        self.waiting = None;
         self.mailbox.start();
     }
 
@@ -107,7 +111,7 @@ impl Job {
     /// Ends the job: with its outcome if it has one.
     pub(super) fn finish(self, now: Instant) {
         let Self { generation, mailbox, permit, clock, outcome, .. } = self;
-        // First, so that whoever reads the end finds the place free.
+        // First, so that who reads the end and holds no clone finds the slots free.
         drop(permit);
         mailbox.finish(match outcome {
             Some(outcome) => Ok(Box::new(Finished { outcome, canvas: generation.canvas, timings: clock.timings(now) })),

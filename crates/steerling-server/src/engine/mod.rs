@@ -1,13 +1,17 @@
 //! The engine: a handle for many tasks, one worker thread that owns the model and its device.
 
-mod departures;
 mod fault;
 mod job;
 mod mailbox;
 mod pace;
+mod retry;
 mod schedule;
 mod shared;
 mod task;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod turns;
 mod worker;
 
 use std::sync::{Arc, mpsc};
@@ -19,12 +23,10 @@ use steerling::catalog::Catalog;
 use steerling::{
     Canvas, Denoiser, Generation, Limits, ModelInfo, Result, Runtime, Tokenizer, pages_needed, rows_needed,
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::watch;
 
-use job::{Clock, Job};
 use schedule::Cost;
 use shared::Shared;
-use task::{Task, Work};
 use worker::{Command, Worker};
 
 use crate::metrics::Metrics;
@@ -34,6 +36,7 @@ pub use job::{Failure, Finished, Timings};
 pub use mailbox::{Message, Receiver, merge};
 pub use schedule::Priority;
 pub use task::WorkKind;
+pub use ticket::{Permit, Ticket};
 
 /// How many generations the engine takes.
 #[derive(Debug, Clone, Copy)]
@@ -108,9 +111,9 @@ pub enum SubmitError {
     NotReady(NotReady),
     /// No new jobs are taken.
     ShuttingDown,
-    /// Queue and batch are full.
+    /// All slots of queue and batch are held.
     Overloaded {
-        /// When a place is likely to be free.
+        /// When one is likely to be free for this client.
         retry_after: Duration,
     },
     /// It would not even fit alone.
@@ -172,41 +175,6 @@ impl EngineHandle {
             drop(threads);
         });
         Ok(Self { shared, commands })
-    }
-
-    /// Has `work` done on the model, between the steps of generations: it is called again and again until it has the
-    /// answer, and should do no more at a time than a step takes.
-    ///
-    /// # Errors
-    /// At once if it cannot be taken; nothing waits for a place. The future yields the failure of the work itself.
-    pub fn run<T, F>(
-        &self,
-        kind: WorkKind,
-        deadline: Instant,
-        work: F,
-    ) -> Result<impl Future<Output = Result<T, Failure>> + use<T, F>, SubmitError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Runtime) -> Result<Option<T>> + Send + 'static,
-    {
-        let mut places = self.reserve(1)?;
-        let permit = places.permits.split(1);
-        let (task, answer) = Work::new(work, kind, deadline, permit);
-        places.start(task)?;
-        Ok(until(deadline, answer))
-    }
-
-    /// Sets aside `n` places in queue and batch, so that what a request needs in turn cannot be refused half-way.
-    ///
-    /// # Errors
-    /// If there are not as many free, or no jobs are taken.
-    pub fn reserve(&self, n: usize) -> Result<Places, SubmitError> {
-        self.check_open()?;
-        let permits = u32::try_from(n).ok().and_then(|n| self.shared.places.clone().try_acquire_many_owned(n).ok());
-        match permits {
-            Some(permits) => Ok(Places { engine: self.clone(), permits }),
-            None => Err(SubmitError::Overloaded { retry_after: self.shared.retry_after(n) }),
-        }
     }
 
     /// Refuses while nothing is taken.
@@ -288,7 +256,7 @@ impl EngineHandle {
 
     /// Generations that wait.
     pub fn queued(&self) -> usize {
-        self.shared.in_flight().saturating_sub(self.shared.active())
+        self.shared.waiting()
     }
 
     fn send(&self, command: Command) -> Result<(), SubmitError> {
@@ -313,75 +281,6 @@ impl EngineHandle {
         if tokio::time::timeout(grace + LAST_STEP, ended).await.is_err() {
             tracing::warn!("the worker is still in a step: leaving without it");
         }
-    }
-}
-
-/// Places in queue and batch that a request holds.
-pub struct Places {
-    engine: EngineHandle,
-    permits: OwnedSemaphorePermit,
-}
-
-impl Places {
-    /// Hands in a generation, to be finished by `deadline`, in one of the places.
-    ///
-    /// # Errors
-    /// If it cannot be taken.
-    pub fn submit(
-        &mut self,
-        generation: Generation,
-        priority: Priority,
-        deadline: Instant,
-    ) -> Result<Receiver, SubmitError> {
-        self.engine.check_size(&generation)?;
-        let overloaded = || SubmitError::Overloaded { retry_after: self.engine.shared.retry_after(1) };
-        let permit = self.permits.split(1).ok_or_else(overloaded)?;
-        let (mailbox, receiver) = mailbox::mailbox(deadline);
-        let job = Job {
-            generation,
-            mailbox,
-            permit,
-            priority,
-            deadline,
-            clock: Clock::new(Instant::now()),
-            block_ended: false,
-            outcome: None,
-            span: tracing::Span::current(),
-        };
-        self.engine.send(Command::Job(Box::new(job)))?;
-        Ok(receiver)
-    }
-
-    /// As [`EngineHandle::run`], for a request that has its places already, or had them: it takes none.
-    ///
-    /// # Errors
-    /// If the worker is gone. The future yields the failure of the work itself.
-    pub fn run<T, F>(
-        &self,
-        kind: WorkKind,
-        deadline: Instant,
-        work: F,
-    ) -> Result<impl Future<Output = Result<T, Failure>> + use<T, F>, SubmitError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Runtime) -> Result<Option<T>> + Send + 'static,
-    {
-        let (task, answer) = Work::new(work, kind, deadline, None);
-        self.start(task)?;
-        Ok(until(deadline, answer))
-    }
-
-    fn start(&self, task: impl Task + 'static) -> Result<(), SubmitError> {
-        self.engine.send(Command::Task(Box::new(task)))
-    }
-}
-
-/// The answer, or the deadline even if the worker is in the middle of a long step.
-async fn until<T>(deadline: Instant, answer: oneshot::Receiver<Result<T, Failure>>) -> Result<T, Failure> {
-    match tokio::time::timeout_at(deadline.into(), answer).await {
-        // A worker that is gone without an answer has failed.
-        Ok(answer) => answer.unwrap_or(Err(Failure::Internal)),
-        Err(_) => Err(Failure::Deadline),
     }
 }
 

@@ -7,21 +7,27 @@ use std::time::{Duration, Instant};
 use steerling::cache::PageUse;
 use tokio::sync::{Semaphore, watch};
 
-use super::departures::Departures;
+use super::retry::RetrySchedule;
 use super::schedule::Budget;
 use super::{EngineOptions, Model, Phase};
 use crate::metrics::Metrics;
 
 pub(super) struct Shared {
-    /// One permit for each job that may be in the house, waiting or running.
-    pub(super) places: Arc<Semaphore>,
+    /// One for each request that may be under way: what waits, what is computed, and what is being sent.
+    pub(super) slots: Arc<Semaphore>,
+    /// Planning under way at once.
+    pub(super) planning: Arc<Semaphore>,
+    /// A clone for each generation that waits.
+    pub(super) waiting: Arc<()>,
+    /// A clone for each request that may still hand in work.
+    pub(super) tickets: Arc<()>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) model: OnceLock<Arc<Model>>,
     pub(super) options: EngineOptions,
     pub(super) metrics: Arc<Metrics>,
     active: AtomicUsize,
     draining: AtomicBool,
-    departures: Mutex<Departures>,
+    retry: Mutex<RetrySchedule>,
     pages: Mutex<PageUse>,
     started: Instant,
     /// Milliseconds from the start to the worker's last round; [`IDLE`] while it has nothing to do.
@@ -34,14 +40,17 @@ const IDLE: u64 = u64::MAX;
 impl Shared {
     pub(super) fn new(options: EngineOptions, metrics: Arc<Metrics>) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(capacity(&options))),
+            slots: Arc::new(Semaphore::new(capacity(&options))),
+            planning: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+            waiting: Arc::default(),
+            tickets: Arc::default(),
             phase: watch::Sender::new(Phase::Loading),
             model: OnceLock::new(),
             options,
             metrics,
             active: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            departures: Mutex::default(),
+            retry: Mutex::new(RetrySchedule::new(capacity(&options))),
             pages: Mutex::default(),
             started: Instant::now(),
             last_round: AtomicU64::new(IDLE),
@@ -61,8 +70,19 @@ impl Shared {
         self.active.store(active, Ordering::Relaxed);
     }
 
+    /// Generations that wait.
+    pub(super) fn waiting(&self) -> usize {
+        Arc::strong_count(&self.waiting) - 1
+    }
+
+    /// Whether requests that were admitted may still hand in work.
+    pub(super) fn expects_work(&self) -> bool {
+        Arc::strong_count(&self.tickets) > 1
+    }
+
+    /// Slots that are held.
     pub(super) fn in_flight(&self) -> usize {
-        capacity(&self.options) - self.places.available_permits()
+        capacity(&self.options) - self.slots.available_permits()
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -86,14 +106,15 @@ impl Shared {
         last != IDLE && Duration::from_millis(now.saturating_sub(last)) > self.options.stall
     }
 
-    /// Jobs have left; `wanted` if others wait for their places.
-    pub(super) fn departed(&self, places: usize, wanted: bool) {
-        self.departures().record(Instant::now(), places, wanted);
+    /// So many slots are about to become free.
+    pub(super) fn releasing(&self, slots: usize) {
+        let busy = self.in_flight() >= self.options.max_batch;
+        self.retry().released(Instant::now(), slots, busy);
     }
 
-    /// When `places` are likely to be free.
-    pub(super) fn retry_after(&self, places: usize) -> Duration {
-        self.departures().until_free(Instant::now(), places)
+    /// After which time a client for which there are no `slots` should come again.
+    pub(super) fn retry_after(&self, slots: usize) -> Duration {
+        self.retry().promise(Instant::now(), slots)
     }
 
     /// How the pages were used after the last step.
@@ -105,8 +126,8 @@ impl Shared {
         *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = pages;
     }
 
-    fn departures(&self) -> std::sync::MutexGuard<'_, Departures> {
-        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn retry(&self) -> std::sync::MutexGuard<'_, RetrySchedule> {
+        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

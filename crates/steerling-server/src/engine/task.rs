@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use steerling::{Error, Result, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::job::Failure;
+use super::ticket::Permit;
 
 /// What a task is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +60,8 @@ pub(super) trait Task: Send {
     fn is_closed(&self) -> bool;
     fn deadline(&self) -> Instant;
     fn kind(&self) -> WorkKind;
+    /// Token positions that it needs in all, about.
+    fn size(&self) -> u64;
     fn fail(&mut self, failure: Failure);
 }
 
@@ -69,25 +72,26 @@ pub(super) struct Work<T, F> {
     reply: Option<oneshot::Sender<Result<T, Failure>>>,
     deadline: Instant,
     kind: WorkKind,
+    size: u64,
     span: tracing::Span,
-    /// The place in the house, free when the task has answered; none if its request holds one of its own.
-    permit: Option<OwnedSemaphorePermit>,
+    /// Released when the task has answered.
+    permit: Option<Permit>,
 }
 
 impl<T, F> Work<T, F> {
     pub(super) fn new(
         work: F,
-        kind: WorkKind,
+        (kind, size): (WorkKind, u64),
         deadline: Instant,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Permit,
     ) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
         let (reply, answer) = oneshot::channel();
         let span = tracing::Span::current();
-        (Self { work, reply: Some(reply), deadline, kind, span, permit }, answer)
+        (Self { work, reply: Some(reply), deadline, kind, size, span, permit: Some(permit) }, answer)
     }
 
     fn answer(&mut self, answer: Result<T, Failure>) {
-        // First, so that whoever reads the answer finds the place free.
+        // First, so that who reads the answer and holds no clone finds the slots free.
         self.permit = None;
         if let Some(reply) = self.reply.take() {
             // The reader may have left in the meantime.
@@ -130,31 +134,11 @@ where
         self.kind
     }
 
+    fn size(&self) -> u64 {
+        self.size
+    }
+
     fn fail(&mut self, failure: Failure) {
         self.answer(Err(failure));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    #[test]
-    fn whoever_reads_the_answer_finds_the_place_free() {
-        let places = Arc::new(Semaphore::new(1));
-        let permit = places.clone().try_acquire_owned().expect("a place");
-        let work = |_: &mut Runtime| Ok(Some(()));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let (mut task, mut answer) = Work::new(work, WorkKind::Embed, deadline, Some(permit));
-        assert_eq!(places.available_permits(), 0);
-        assert!(matches!(task.advance(None), Slice::Done));
-        // The worker has not come round to dropping the task.
-        assert!(matches!(answer.try_recv(), Ok(Err(Failure::Refused(_)))));
-        assert_eq!(places.available_permits(), 1);
     }
 }

@@ -1,6 +1,5 @@
 //! The worker thread: receive, drop who left, admit, one step for all, tell everyone.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use super::pace::Pace;
 use super::schedule::{Admission, Budget, Schedule};
 use super::shared::Shared;
 use super::task::{Slice, Task};
+use super::turns::{Turn, Turns};
 use super::{Loaded, Model, Phase, cost, name};
 
 /// Attempts to load the model again after a failure, before the worker gives up and the process ends.
@@ -37,8 +37,8 @@ pub(super) struct Worker<B> {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     schedule: Schedule<Job>,
-    /// Tasks, each of which gets one slice a round.
-    tasks: VecDeque<Box<dyn Task>>,
+    /// Tasks, of which one has a slice each round.
+    tasks: Turns<Box<dyn Task>>,
     drain_until: Option<Instant>,
     pace: Pace,
     /// Of the last step.
@@ -68,7 +68,7 @@ where
         let schedule = Schedule::new(Budget { jobs, pages: usize::MAX, rows: usize::MAX });
         let most_active = shared.options.max_active.unwrap_or(jobs).clamp(1, jobs);
         let faults = Record::new(shared.options.max_faults);
-        let (tasks, pace) = (VecDeque::new(), Pace::default());
+        let (tasks, pace) = (Turns::new(), Pace::default());
         Self { build, shared, commands, schedule, tasks, drain_until: None, pace, last_rows: 0, most_active, faults }
     }
 
@@ -91,7 +91,7 @@ where
         }
         let left = self.schedule.remove(|_| true);
         left.waiting.into_iter().chain(left.active).for_each(|job| job.fail(failure()));
-        self.tasks.drain(..).for_each(|mut task| task.fail(failure()));
+        self.tasks.drain().for_each(|mut task| task.fail(failure()));
         self.tell_load();
         self.shared.phase.send_replace(end);
     }
@@ -165,7 +165,7 @@ where
             self.enter(Phase::Loading);
             self.tell_load();
             failed.into_iter().for_each(|job| job.fail(Failure::Fault(fault)));
-            self.tasks.drain(..).for_each(|mut task| task.fail(Failure::Fault(fault)));
+            self.tasks.drain().for_each(|mut task| task.fail(Failure::Fault(fault)));
             // A broken device may fail again while its memory is given back.
             if catch_unwind(AssertUnwindSafe(|| drop(denoiser))).is_err() {
                 tracing::error!("the failed model could not be dropped cleanly");
@@ -187,13 +187,14 @@ where
     fn receive(&mut self) -> bool {
         if self.schedule.is_empty() && self.tasks.is_empty() {
             self.tell_load();
-            if self.drain_until.is_some() {
-                return false;
-            }
             self.shared.beat(true);
-            match self.commands.recv() {
-                Ok(command) => self.take(command),
-                Err(mpsc::RecvError) => return false,
+            let next = match self.drain_until {
+                None => self.commands.recv().ok(),
+                Some(until) => self.last_command(until),
+            };
+            match next {
+                Some(command) => self.take(command),
+                None => return false,
             }
         }
         self.shared.beat(false);
@@ -203,20 +204,38 @@ where
         true
     }
 
+    /// While draining: what requests that were admitted still hand in, after their planning or their generation.
+    fn last_command(&self, until: Instant) -> Option<Command> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        while self.shared.expects_work() && Instant::now() < until {
+            match self.commands.recv_timeout(LOOK_AGAIN) {
+                Ok(command) => return Some(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        self.commands.try_recv().ok()
+    }
+
     fn take(&mut self, command: Command) {
         match command {
             Command::Job(job) => {
                 let (cost, priority) = (cost(&job.generation.canvas), job.priority);
                 self.schedule.push(*job, cost, priority);
             }
-            Command::Task(task) => self.tasks.push_back(task),
+            Command::Task(task) => {
+                let size = task.size();
+                self.tasks.push(task, size);
+            }
             Command::Drain { until } => self.drain_until = Some(until),
         }
     }
 
     fn tick(&mut self, denoiser: &mut D) -> Result<()> {
         self.sweep(denoiser, Instant::now());
-        self.admit(denoiser);
+        if !self.tasks.needs_room() {
+            self.admit(denoiser);
+        }
         self.advance_tasks(denoiser);
         let started = Instant::now();
         let mut batch: Vec<&mut Canvas> = self.schedule.running_mut().map(|job| &mut job.generation.canvas).collect();
@@ -256,7 +275,7 @@ where
         self.schedule.set_limit(limit);
     }
 
-    /// One slice of the task whose turn it is, so that running generations keep their pace; of every task if none runs.
+    /// One slice of other work, so that generations keep their pace, and new work is heard of before the next.
     fn advance_tasks(&mut self, denoiser: &mut D) {
         if self.tasks.is_empty() {
             return;
@@ -265,21 +284,20 @@ where
         if let Some(runtime) = denoiser.runtime() {
             runtime.share_with(beside.then_some(self.last_rows));
         }
-        let slices = if beside { 1 } else { self.tasks.len() };
-        for _ in 0..slices {
-            let Some(mut task) = self.tasks.pop_front() else { break };
+        let metrics = &self.shared.metrics.engine;
+        self.tasks.advance(|task| {
             let (kind, started) = (task.kind(), Instant::now());
             let slice = task.advance(denoiser.runtime());
-            self.shared.metrics.engine.slice(kind, started.elapsed());
             match slice {
-                Slice::Done => {}
-                Slice::Failed(fault) => self.shared.metrics.engine.fault(fault),
-                Slice::More => self.tasks.push_back(task),
-                Slice::Blocked if self.schedule.active_len() > 0 => self.tasks.push_back(task),
+                Slice::Blocked if beside => return Turn::NoRoom,
                 // Against its contract, an empty model has no room: waiting would be for ever.
                 Slice::Blocked => task.fail(Failure::Internal),
+                Slice::Failed(fault) => metrics.fault(fault),
+                Slice::More | Slice::Done => {}
             }
-        }
+            metrics.slice(kind, started.elapsed());
+            if matches!(slice, Slice::More) { Turn::More } else { Turn::Done }
+        });
     }
 
     /// Ends jobs that nobody waits for, or whose time is up.
@@ -297,7 +315,7 @@ where
         if !removed.active.is_empty() {
             self.tell_pages(denoiser);
         }
-        self.tell_departures(removed.waiting.len() + removed.active.len());
+        self.tell_load();
         for job in removed.waiting.into_iter().chain(removed.active) {
             if job.mailbox.is_closed() {
                 job.span.in_scope(|| tracing::debug!(job = name(job.id()), "cancelled: nobody reads"));
@@ -347,7 +365,7 @@ where
         self.schedule.rotate(|job| job.block_ended);
         let finished = self.schedule.remove_active(|job| job.outcome.is_some());
         finished.iter().for_each(|job| denoiser.release(job.id()));
-        self.tell_departures(finished.len());
+        self.tell_load();
         self.tell_pages(denoiser);
         for job in finished {
             let canvas = &job.generation.canvas;
@@ -369,12 +387,6 @@ where
             let steered = job.generation.canvas.steering().is_some();
             job.fail(Failure::NonFinite { steered });
         }
-    }
-
-    fn tell_departures(&self, places: usize) {
-        self.tell_load();
-        let full = self.schedule.active_len() + places >= self.shared.options.max_batch;
-        self.shared.departed(places, self.schedule.waiting_len() > 0 || (places > 0 && full));
     }
 
     fn tell_load(&self) {

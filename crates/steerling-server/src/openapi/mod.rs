@@ -19,7 +19,7 @@ use crate::error::ErrorBody;
 
 pub(crate) use events::{AttributeEvent, GenerateEvent, SteerEvent};
 pub(crate) use refusals::{
-    Body, Compute, Generation, Internal, InvalidQuery, NoConcepts, NotReady, UnknownConcept, UnknownFile,
+    Admitted, Body, Compute, Generation, Internal, InvalidQuery, NoConcepts, NotReady, UnknownConcept, UnknownFile,
 };
 
 /// Tags in the order of the document.

@@ -26,6 +26,8 @@ pub(crate) struct Body;
 pub(crate) struct Generation;
 /// An operation that needs the model.
 pub(crate) struct NotReady;
+/// An operation that takes a slot.
+pub(crate) struct Admitted;
 /// An operation that computes.
 pub(crate) struct Compute;
 /// A query string.
@@ -75,6 +77,12 @@ impl IntoResponses for Generation {
 impl IntoResponses for NotReady {
     fn responses() -> Responses {
         NATIVE.responses(without_model())
+    }
+}
+
+impl IntoResponses for Admitted {
+    fn responses() -> Responses {
+        NATIVE.responses(of_admitted())
     }
 }
 
@@ -131,13 +139,19 @@ pub(crate) fn without_model() -> Vec<Refusal> {
     ]
 }
 
-/// What the worker does.
-pub(crate) fn of_work() -> Vec<Refusal> {
+/// What needs a slot.
+fn of_admitted() -> Vec<Refusal> {
     vec![
-        ("all places are taken", SubmitError::Overloaded { retry_after: Duration::from_secs(2) }.into()),
-        ("this checkpoint or build cannot do it", no_concepts()),
+        ("all slots are held", SubmitError::Overloaded { retry_after: Duration::from_secs(2) }.into()),
         ("it took longer than it may", Failure::Deadline.into()),
     ]
+}
+
+/// What the worker does.
+pub(crate) fn of_work() -> Vec<Refusal> {
+    let mut refusals = of_admitted();
+    refusals.push(("this checkpoint or build cannot do it", no_concepts()));
+    refusals
 }
 
 /// What a body that describes a generation may have wrong.

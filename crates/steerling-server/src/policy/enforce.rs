@@ -1,7 +1,5 @@
 //! Policies at work: between a request that is sound and the engine.
 
-use std::time::Instant;
-
 use serde_json::json;
 use steerling::embed::Pooling;
 
@@ -9,14 +7,13 @@ use super::{Policies, Policy, Rule};
 use crate::api::embed::global;
 use crate::api::generate::request::Prepared;
 use crate::api::states::reading;
-use crate::engine::{Places, WorkKind};
+use crate::engine::{Ticket, WorkKind};
 use crate::error::ApiError;
 
 /// Refuses what the policies of a request refuse, and adds what they steer to every one of its generations.
 pub(crate) async fn enforce(
     policies: &Policies,
-    places: &Places,
-    deadline: Instant,
+    ticket: &Ticket,
     wanted: &mut [(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
     let Some((_, first)) = wanted.first() else { return Ok(()) };
@@ -28,7 +25,7 @@ pub(crate) async fn enforce(
     check_steering(&policies, first)?;
     let rules: Vec<Rule> = policies.iter().flat_map(|(_, policy)| policy.rules.clone()).collect();
     if !rules.is_empty() {
-        check_prompts(places, deadline, rules, wanted).await?;
+        check_prompts(ticket, rules, wanted).await?;
     }
     let names: Vec<String> = policies.iter().map(|(name, _)| (*name).to_owned()).collect();
     for (_, prepared) in wanted.iter_mut() {
@@ -60,8 +57,7 @@ fn check_steering(policies: &[(&str, &Policy)], prepared: &Prepared) -> Result<(
 
 /// Reads each prompt once, and refuses it if a concept is too strong in it.
 async fn check_prompts(
-    places: &Places,
-    deadline: Instant,
+    ticket: &Ticket,
     rules: Vec<Rule>,
     wanted: &[(Option<String>, Prepared)],
 ) -> Result<(), ApiError> {
@@ -74,6 +70,7 @@ async fn check_prompts(
     let Some(known) = wanted.first().map(|(_, prepared)| prepared.head.model.catalog.known_len()) else {
         return Ok(());
     };
+    let tokens = prompts.iter().map(Vec::len).sum();
     let read = reading(prompts, Pooling::None, move |states, runtime| {
         let texts = states.concepts(runtime.model())?.into_iter();
         Ok(texts
@@ -89,7 +86,7 @@ async fn check_prompts(
             })
             .collect())
     });
-    let broken: Vec<Vec<(Rule, f32)>> = places.run(WorkKind::Embed, deadline, read)?.await?;
+    let broken: Vec<Vec<(Rule, f32)>> = ticket.run(WorkKind::Embed, tokens, read)?.await?;
     let Some((rule, weight)) = broken.into_iter().flatten().next() else { return Ok(()) };
     let Rule { policy, concept, name, threshold, over } = rule;
     let message = format!(

@@ -1,6 +1,7 @@
 //! The server over real sockets: with a fake denoiser, or with a small recorded model.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod admission;
 mod attribute;
 mod decoding;
 mod docs;

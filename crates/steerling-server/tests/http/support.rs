@@ -192,6 +192,7 @@ pub(crate) fn options() -> ServiceOptions {
         max_queue: 4,
         max_active: Active::Auto,
         max_rows: 8192,
+        max_score_positions: 1 << 27,
         max_faults: 5,
         stall: Duration::from_secs(60),
         timeout: Duration::from_secs(60),

@@ -4,15 +4,19 @@
 //! without a row, gets a generated name (`known #12`, `unknown #7`).
 
 mod columns;
+mod index;
 mod labels;
 mod reference;
 mod search;
 mod table;
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::{Error, ModelDir, Result};
+use index::Index;
 
 pub use reference::{ConceptRef, MAX_CANDIDATES};
 pub use search::{Hit, MAX_QUERY_TERMS};
@@ -157,7 +161,7 @@ impl<T> Page<T> {
 ///
 /// The texts lie in one buffer and a concept is a view into it, so that 134,928 concepts take little more than their texts.
 #[derive(Debug, Clone)]
-pub struct Catalog(Table);
+pub struct Catalog(Table, OnceLock<Index>);
 
 impl Catalog {
     /// The catalogue of a model directory: its `concept_labels.parquet` if it has one, else generated names.
@@ -172,7 +176,7 @@ impl Catalog {
         if known + unknown == 0 || !dir.contains(LABELS_FILE) {
             return Self::generated(config);
         }
-        labels::read(&dir, known, unknown).map(Self)
+        labels::read(&dir, known, unknown).map(Self::of)
     }
 
     /// Generated names for every concept. Nothing says that one may not be steered, so all may.
@@ -185,7 +189,15 @@ impl Catalog {
         if !table.generate_missing(Flags { steerable: true, ..Flags::default() }) {
             return Err(Error::config("n_concepts", format!("names of {} concepts pass 4 GiB", table.len())));
         }
-        Ok(Self(table))
+        Ok(Self::of(table))
+    }
+
+    fn of(table: Table) -> Self {
+        Self(table, OnceLock::new())
+    }
+
+    fn index(&self) -> &Index {
+        self.1.get_or_init(|| Index::new(&self.0))
     }
 
     /// Number of concepts, known and unknown: global ids lie below.
@@ -224,8 +236,8 @@ impl Catalog {
     }
 
     /// All concepts with exactly this name, by id.
-    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Concept<'a>> {
-        self.iter().filter(move |concept| concept.name == name)
+    pub fn named(&self, name: &str) -> impl Iterator<Item = Concept<'_>> {
+        self.index().named(&self.0, name).iter().map(|id| self.0.concept(*id))
     }
 
     /// The ids that share a concept's group, the concept itself first, then by id. A concept without a group is alone;
@@ -234,8 +246,8 @@ impl Catalog {
         let Some(focal) = self.get(id) else { return Vec::new() };
         let mut members = vec![id];
         if let Some(group) = focal.group {
-            let others = self.iter().filter(|other| other.id != id && other.group.is_some_and(|g| g.id == group.id));
-            members.extend(others.map(|other| other.id));
+            let all = self.index().members(&self.0, group.id).iter().copied();
+            members.extend(all.filter(|other| *other != id));
         }
         members
     }

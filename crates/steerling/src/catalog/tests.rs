@@ -181,6 +181,21 @@ fn a_group_starts_with_the_concept_asked_for() {
 }
 
 #[test]
+fn names_and_groups_are_those_that_reading_the_whole_catalogue_finds() {
+    let nano = Catalog::open(nano(), &Config::from_dir(self::nano()).unwrap()).unwrap();
+    for catalog in [animals(), nano] {
+        for concept in catalog.iter() {
+            let same_name = catalog.iter().filter(|other| other.name == concept.name);
+            assert_eq!(ids(catalog.named(concept.name)), ids(same_name));
+            let same_group = |other: &Concept<'_>| other.group.is_some() && other.group == concept.group;
+            let others = ids(catalog.iter().filter(|other| other.id != concept.id && same_group(other)));
+            assert_eq!(catalog.group(concept.id), [vec![concept.id], others].concat());
+        }
+        assert_eq!(catalog.named("no such name").count(), 0);
+    }
+}
+
+#[test]
 fn listings_filter_by_head_steerability_and_flag_and_count_what_they_leave_out() {
     let catalog = animals();
     let page = catalog.list(Filter::default(), 6, 10);

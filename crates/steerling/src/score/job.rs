@@ -1,16 +1,15 @@
-//! Log-likelihoods of continuations, a forward at a time. MODEL.md section 8.
+//! Log-likelihoods of continuations, a forward pass at a time. MODEL.md section 8.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::losses::{Loss, Losses, Query};
-use super::masks::{MAX_EXACT_TOKENS, MaskedRow, batch_sizes, count_distribution, exact_masks, masked_rows};
+use super::masks::{MAX_EXACT_TOKENS, MaskedRow, count_distribution, exact_masks};
+use super::plan::{Layout, Rows, ScoreItem};
+use super::window::{Filling, Open, Window};
 use crate::config::Config;
 use crate::{Error, Result, Runtime};
 
 /// Most rows of a Monte-Carlo estimate.
 pub const MAX_SAMPLES: usize = 4096;
-/// Ids of sequences that are prepared at a time; a single item may exceed it.
-pub(super) const IDS: usize = 1 << 21;
 
 /// How a likelihood is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +56,30 @@ impl Default for ScoreParams {
     }
 }
 
-/// A context and the continuation whose likelihood is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScoreItem {
-    /// May be empty.
-    pub context: Vec<u32>,
-    /// May be empty: then the log-likelihood is 0.
-    pub continuation: Vec<u32>,
+impl ScoreParams {
+    /// Token positions that the item's rows have at most: rows (those that tell whether it is greedy included) times
+    /// length, twice under guidance. Known without drawing or computing any of them.
+    pub fn positions(&self, item: &ScoreItem) -> u64 {
+        let len = item.continuation.len();
+        let rows = match self.method.resolve(len) {
+            ScoreMethod::Exact if len <= MAX_EXACT_TOKENS => (1 << len) - 1 + len,
+            ScoreMethod::LeftToRight => len,
+            _ if len == 0 => 0,
+            _ => self.samples + len,
+        };
+        let sequences = if self.cfg_scale != 0.0 && !item.context.is_empty() { 2 } else { 1 };
+        (rows as u64).saturating_mul(sequences).saturating_mul((item.context.len() + len) as u64)
+    }
+
+    /// The rows of a continuation of `len` tokens.
+    fn rows(&self, method: ScoreMethod, len: usize) -> Result<Rows> {
+        let Self { samples, batch, seed, .. } = *self;
+        Ok(match method {
+            ScoreMethod::Exact => Rows::All(exact_masks(&count_distribution(len, samples, batch))?),
+            ScoreMethod::MonteCarlo | ScoreMethod::Auto => Rows::Drawn { seed, samples, batch },
+            ScoreMethod::LeftToRight => Rows::Next,
+        })
+    }
 }
 
 /// The likelihood of a continuation.
@@ -81,20 +97,25 @@ pub struct Score {
     pub is_greedy: bool,
     /// Never [`ScoreMethod::Auto`].
     pub method: ScoreMethod,
-    /// Forwards in which rows of this item took part, those for `is_greedy` included.
+    /// Forward passes in which rows of this item took part, those for `is_greedy` included.
     pub forwards: usize,
 }
 
-/// Continuations on their way to their likelihoods, a forward at a time.
+/// Continuations on their way to their likelihoods, a forward pass at a time. Its memory does not grow with the number of
+/// rows: they are made a window at a time, and of those that are computed a number each is kept.
 pub struct ScoreJob {
-    queue: VecDeque<Plan>,
-    cfg_scale: f32,
-    group: Option<Group>,
-    done: Vec<Score>,
+    /// Items that are still to be opened, with their places in the answer.
+    queue: VecDeque<(usize, ScoreItem)>,
+    params: ScoreParams,
+    /// Masks of the one item, if they were given.
+    given: Option<Rows>,
+    open: Vec<Open>,
+    window: Option<Window>,
+    done: Vec<Option<Score>>,
 }
 
 impl ScoreJob {
-    /// Checks the items.
+    /// Checks the items; computes and draws nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the parameter or the item that cannot be honoured.
@@ -105,28 +126,16 @@ impl ScoreJob {
         if params.batch == 0 {
             return Err(Error::invalid("batch", "0 is below the minimum of 1"));
         }
-        let plan = |(i, item): (usize, ScoreItem)| {
+        for (i, item) in items.iter().enumerate() {
             let len = item.continuation.len();
-            let method = params.method.resolve(len);
-            let rows = match method {
-                ScoreMethod::Exact if len > MAX_EXACT_TOKENS => {
-                    let message = format!(
-                        "`exact` takes continuations of at most {MAX_EXACT_TOKENS} tokens, items[{i}] has {len}"
-                    );
-                    return Err(Error::invalid("method", message));
-                }
-                ScoreMethod::Exact => Rows::All(exact_masks(&count_distribution(len, params.samples, params.batch))?),
-                ScoreMethod::MonteCarlo | ScoreMethod::Auto => {
-                    let sizes = batch_sizes(params.samples, params.batch);
-                    let batches = sizes.into_iter().enumerate();
-                    Rows::Drawn(batches.map(|(b, rows)| masked_rows(params.seed, b, rows, len)).collect())
-                }
-                ScoreMethod::LeftToRight => Rows::Next,
-            };
-            Plan::new(&format!("items[{i}]"), item, method, rows, config)
-        };
-        let queue = items.into_iter().enumerate().map(plan).collect::<Result<_>>()?;
-        Self::of_plans(queue, params.cfg_scale)
+            if params.method == ScoreMethod::Exact && len > MAX_EXACT_TOKENS {
+                let message =
+                    format!("`exact` takes continuations of at most {MAX_EXACT_TOKENS} tokens, items[{i}] has {len}");
+                return Err(Error::invalid("method", message));
+            }
+            item.check(&format!("items[{i}]"), config)?;
+        }
+        Self::of_items(items, params)
     }
 
     /// The Monte-Carlo estimate of one item from given masks, batch by batch.
@@ -134,285 +143,67 @@ impl ScoreJob {
     /// # Errors
     /// [`Error::Invalid`] for an item that does not fit, or a `cfg_scale` that is not a number from 0 on.
     pub fn of_masks(item: ScoreItem, batches: Vec<Vec<MaskedRow>>, cfg_scale: f32, config: &Config) -> Result<Self> {
-        let plan = Plan::new("item", item, ScoreMethod::MonteCarlo, Rows::Drawn(batches), config)?;
-        Self::of_plans([plan].into(), cfg_scale)
+        item.check("item", config)?;
+        let params = ScoreParams { method: ScoreMethod::MonteCarlo, cfg_scale, ..ScoreParams::default() };
+        let sizes = batches.iter().map(Vec::len).collect();
+        let given = Some(Rows::Given(batches.into_iter().flatten().collect(), sizes));
+        Ok(Self { given, ..Self::of_items(vec![item], &params)? })
     }
 
-    fn of_plans(queue: VecDeque<Plan>, cfg_scale: f32) -> Result<Self> {
-        if !cfg_scale.is_finite() || cfg_scale < 0.0 {
-            return Err(Error::invalid("cfg_scale", format!("{cfg_scale} is not a finite number from 0 on")));
+    fn of_items(items: Vec<ScoreItem>, params: &ScoreParams) -> Result<Self> {
+        let scale = params.cfg_scale;
+        if !scale.is_finite() || scale < 0.0 {
+            return Err(Error::invalid("cfg_scale", format!("{scale} is not a finite number from 0 on")));
         }
-        Ok(Self { queue, cfg_scale, group: None, done: Vec::new() })
+        let done = vec![None; items.len()];
+        let queue = items.into_iter().enumerate().collect();
+        Ok(Self { queue, params: *params, given: None, open: Vec::new(), window: None, done })
     }
 
-    /// One forward; the scores of all items once they are complete.
+    /// One forward pass, or the rows of the next ones; the scores of all items once they are complete.
     ///
     /// # Errors
     /// [`Error::Busy`] when generations hold all pages, [`Error::Device`].
     pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<Score>>> {
-        let layout = Layout::of(&runtime.info().config);
-        let Some(group) = &mut self.group else {
-            let mut plans = Vec::new();
-            let mut ids = 0;
-            while let Some(plan) = self.queue.pop_front_if(|plan| plans.is_empty() || ids + plan.ids() <= IDS) {
-                ids += plan.ids();
-                plans.push(plan);
-            }
-            if plans.is_empty() {
-                return Ok(Some(std::mem::take(&mut self.done)));
-            }
-            self.group = Some(Group::new(plans, layout, self.cfg_scale));
-            return Ok(None);
+        let Some(window) = &mut self.window else {
+            self.window = self.next_window(Layout::of(&runtime.info().config))?;
+            let complete = self.window.is_none();
+            return Ok(complete.then(|| std::mem::take(&mut self.done).into_iter().flatten().collect()));
         };
-        if let Some(scores) = group.advance(runtime)? {
-            self.done.extend(scores);
-            self.group = None;
-        }
-        Ok(None)
-    }
-}
-
-/// The rows of an item.
-pub(super) enum Rows {
-    /// Monte Carlo, batch by batch.
-    Drawn(Vec<Vec<MaskedRow>>),
-    /// Every mask.
-    All(Vec<MaskedRow>),
-    /// Every token from those before it.
-    Next,
-}
-
-/// What is to be computed of an item.
-pub(super) struct Plan {
-    pub(super) item: ScoreItem,
-    method: ScoreMethod,
-    rows: Rows,
-}
-
-impl Plan {
-    pub(super) fn new(field: &str, item: ScoreItem, method: ScoreMethod, rows: Rows, config: &Config) -> Result<Self> {
-        let (context, continuation) = (item.context.len(), item.continuation.len());
-        if context + continuation > config.context {
-            let message = format!(
-                "a context of {context} and a continuation of {continuation} tokens exceed the {} positions of the model",
-                config.context
-            );
-            return Err(Error::invalid(field, message));
-        }
-        Ok(Self { item, method, rows })
-    }
-
-    /// Ids of its sequences.
-    pub(super) fn ids(&self) -> usize {
-        let rows = match &self.rows {
-            Rows::Drawn(batches) => batches.iter().map(Vec::len).sum(),
-            Rows::All(rows) => rows.len(),
-            Rows::Next => self.item.continuation.len(),
-        };
-        rows * (self.item.context.len() + self.item.continuation.len())
-    }
-
-    /// The sequence in which token `i` of the continuation is predicted from those before it: the rest of its attention
-    /// block is masked, also beyond the continuation, so that the parts of a text add up however it is cut.
-    pub(super) fn next(&self, i: usize, layout: Layout) -> Query {
-        let position = self.item.context.len() + i;
-        let end = ((position / layout.block + 1) * layout.block).min(layout.context);
-        let mut ids = self.item.context.clone();
-        ids.extend_from_slice(&self.item.continuation[..i]);
-        ids.resize(end, layout.mask);
-        Query { ids, targets: vec![(position, self.item.continuation[i])], context: self.item.context.len() }
-    }
-
-    fn masked(&self, row: &MaskedRow, layout: Layout) -> Query {
-        let first = self.item.context.len();
-        let mut ids = [&self.item.context[..], &self.item.continuation].concat();
-        row.masked.iter().for_each(|i| ids[first + i] = layout.mask);
-        let targets = row.masked.iter().map(|i| (first + i, self.item.continuation[*i])).collect();
-        Query { ids, targets, context: first }
-    }
-}
-
-/// What a sequence looks like.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
-    pub(super) mask: u32,
-    block: usize,
-    context: usize,
-}
-
-impl Layout {
-    pub(super) fn of(config: &Config) -> Self {
-        Self { mask: config.special.mask, block: config.diff_block_size, context: config.context }
-    }
-}
-
-/// An item that is being computed.
-struct Open {
-    plan: Plan,
-    layout: Layout,
-    /// Queries of each of its rows: equal masks are computed once.
-    queries: Vec<Vec<usize>>,
-    loglikelihood: f64,
-    standard_error: Option<f64>,
-    /// Tokens of which is known that they are the likeliest from left to right.
-    greedy: usize,
-    is_greedy: bool,
-    forwards: usize,
-}
-
-impl Open {
-    /// With its queries.
-    fn new(plan: Plan, layout: Layout) -> (Self, Vec<Query>) {
-        let mut queries = Vec::new();
-        let mut indices = Vec::new();
-        let mut known: HashMap<&[usize], usize> = HashMap::new();
-        let mut index_of = |row| index(&mut known, row, &mut queries, &plan, layout);
-        match &plan.rows {
-            Rows::Drawn(batches) => {
-                indices.extend(batches.iter().map(|rows| rows.iter().map(&mut index_of).collect::<Vec<_>>()));
-            }
-            Rows::All(rows) => indices.push(rows.iter().map(index_of).collect()),
-            Rows::Next => {
-                queries.extend((0..plan.item.continuation.len()).map(|i| plan.next(i, layout)));
-                indices.push((0..queries.len()).collect());
-            }
-        }
-        let open = Self {
-            plan,
-            layout,
-            queries: indices,
-            loglikelihood: 0.0,
-            standard_error: Some(0.0),
-            greedy: 0,
-            is_greedy: true,
-            forwards: 0,
-        };
-        (open, queries)
-    }
-
-    /// Takes in the losses of its queries.
-    fn reduce(&mut self, losses: &[Vec<Loss>]) {
-        let sums: Vec<f64> = losses.iter().map(|of| of.iter().map(|loss| loss.cross_entropy).sum()).collect();
-        let value = |row: &MaskedRow, query: &usize| -row.weight * sums[*query];
-        match &self.plan.rows {
-            Rows::Drawn(batches) => {
-                let batches = batches.iter().zip(&self.queries).filter(|(rows, _)| !rows.is_empty());
-                let batches: Vec<Vec<f64>> = batches
-                    .map(|(rows, queries)| rows.iter().zip(queries).map(|(row, query)| value(row, query)).collect())
-                    .collect();
-                let means: Vec<f64> = batches.iter().map(|values| mean(values)).collect();
-                self.loglikelihood = mean(&means);
-                self.standard_error = match (&batches[..], &means[..]) {
-                    ([], _) => Some(0.0),
-                    ([values], _) => standard_error(values),
-                    (_, means) => standard_error(means),
-                };
-            }
-            Rows::All(rows) => {
-                let queries = self.queries.iter().flatten();
-                self.loglikelihood = rows.iter().zip(queries).map(|(row, query)| value(row, query)).sum();
-            }
-            Rows::Next => {
-                self.loglikelihood = -sums.iter().sum::<f64>();
-                self.greedy = losses.len();
-                self.is_greedy = losses.iter().flatten().all(|loss| loss.is_argmax);
-            }
-        }
-    }
-
-    /// The next tokens to be compared with the likeliest ones: most continuations fail at the first.
-    fn doubtful(&self) -> std::ops::Range<usize> {
-        let len = self.plan.item.continuation.len();
-        match (self.is_greedy, self.greedy) {
-            (false, _) => 0..0,
-            (true, 0) => 0..len.min(1),
-            (true, n) => n..len,
-        }
-    }
-
-    fn score(self) -> Score {
-        Score {
-            loglikelihood: self.loglikelihood,
-            standard_error: self.standard_error,
-            tokens: self.plan.item.continuation.len(),
-            is_greedy: self.is_greedy,
-            method: self.plan.method,
-            forwards: self.forwards,
-        }
-    }
-}
-
-/// The query of a row, a new one if its mask is new.
-fn index<'a>(
-    known: &mut HashMap<&'a [usize], usize>,
-    row: &'a MaskedRow,
-    queries: &mut Vec<Query>,
-    plan: &Plan,
-    layout: Layout,
-) -> usize {
-    *known.entry(&row.masked).or_insert_with(|| {
-        queries.push(plan.masked(row, layout));
-        queries.len() - 1
-    })
-}
-
-/// Items that are computed together.
-struct Group {
-    items: Vec<Open>,
-    /// Queries of each item in the losses that are being computed.
-    counts: Vec<usize>,
-    losses: Option<Losses>,
-    /// The likelihoods are known; what is left is whether the continuations are greedy.
-    is_reduced: bool,
-    cfg_scale: f32,
-    mask: u32,
-}
-
-impl Group {
-    fn new(plans: Vec<Plan>, layout: Layout, cfg_scale: f32) -> Self {
-        let (items, queries): (Vec<_>, Vec<_>) = plans.into_iter().map(|plan| Open::new(plan, layout)).unzip();
-        let counts = queries.iter().map(Vec::len).collect();
-        let losses = Losses::new(queries.into_iter().flatten().collect(), cfg_scale, layout.mask);
-        Self { items, counts, losses: Some(losses), is_reduced: false, cfg_scale, mask: layout.mask }
-    }
-
-    fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<Score>>> {
-        if let Some(losses) = &mut self.losses
-            && !losses.advance(runtime)?
+        if window.advance(runtime)?
+            && let Some(window) = self.window.take()
         {
-            return Ok(None);
+            window.settle(&mut self.open);
         }
-        let mut found = self.losses.take().into_iter().flat_map(Losses::finish);
-        for (item, count) in self.items.iter_mut().zip(&self.counts) {
-            let (losses, forwards): (Vec<_>, Vec<_>) = found.by_ref().take(*count).unzip();
-            item.forwards += forwards.into_iter().max().unwrap_or(0);
-            if !self.is_reduced {
-                item.reduce(&losses);
-            } else if *count > 0 {
-                item.greedy += count;
-                item.is_greedy = losses.iter().flatten().all(|loss| loss.is_argmax);
-            }
-        }
-        self.is_reduced = true;
-        let queries: Vec<Vec<Query>> =
-            self.items.iter().map(|item| item.doubtful().map(|i| item.plan.next(i, item.layout)).collect()).collect();
-        self.counts = queries.iter().map(Vec::len).collect();
-        if self.counts.iter().all(|count| *count == 0) {
-            return Ok(Some(std::mem::take(&mut self.items).into_iter().map(Open::score).collect()));
-        }
-        self.losses = Some(Losses::new(queries.into_iter().flatten().collect(), self.cfg_scale, self.mask));
         Ok(None)
     }
-}
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-/// Of the mean of independent values; `None` for fewer than two.
-fn standard_error(values: &[f64]) -> Option<f64> {
-    let n = values.len() as f64;
-    let mean = mean(values);
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (values.len() > 1).then(|| (squares / (n - 1.0) / n).sqrt())
+    /// Rows of the open items and of as many more as fit; `None` when all items are complete.
+    fn next_window(&mut self, layout: Layout) -> Result<Option<Window>> {
+        for open in self.open.extract_if(.., |open| open.is_complete()) {
+            self.done[open.index] = Some(open.score());
+        }
+        let mut filling = Filling::default();
+        for (at, open) in self.open.iter().enumerate() {
+            filling.take(at, open, layout);
+        }
+        while filling.has_room()
+            && let Some((index, item)) = self.queue.pop_front()
+        {
+            let len = item.continuation.len();
+            let method = self.params.method.resolve(len);
+            let rows = match self.given.take() {
+                Some(given) => given,
+                None => self.params.rows(method, len)?,
+            };
+            let open = Open::new(index, item, method, rows);
+            if open.is_complete() {
+                self.done[index] = Some(open.score());
+            } else {
+                filling.take(self.open.len(), &open, layout);
+                self.open.push(open);
+            }
+        }
+        Ok(filling.start(self.params.cfg_scale, layout.mask))
+    }
 }

@@ -1,6 +1,7 @@
 //! Cross-entropies of tokens in given sequences: logits are reduced as they come and never all held.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use candle_core::Tensor;
 
@@ -41,8 +42,8 @@ pub(super) struct Losses {
     /// Hidden states that have come without their query being complete, `[_, D]`.
     rest: Option<Tensor>,
     done: Vec<Vec<Loss>>,
-    /// Forwards in which each query took part.
-    forwards: Vec<usize>,
+    /// The queries that took part in each forward pass.
+    forwards: Vec<Range<usize>>,
     logits: Vec<f32>,
 }
 
@@ -65,9 +66,9 @@ impl Losses {
             }
             todo.push_back((query.targets.into_iter().map(|(_, id)| id).collect(), guided));
         }
-        let forwards = vec![0; todo.len()];
+        let (done, forwards) = (Vec::with_capacity(todo.len()), Vec::new());
         let evaluation = Evaluation::new(probes);
-        Self { evaluation, todo, cfg_scale, top: 0, rest: None, done: Vec::new(), forwards, logits: Vec::new() }
+        Self { evaluation, todo, cfg_scale, top: 0, rest: None, done, forwards, logits: Vec::new() }
     }
 
     /// The same, with the `top` likeliest tokens at each target.
@@ -90,14 +91,19 @@ impl Losses {
         let left = hidden.dim(0)? - used;
         self.rest = if left > 0 { Some(hidden.narrow(0, used, left)?) } else { None };
         // One that is not complete has taken part as well.
-        let last = self.forwards.len().min(if left > 0 { self.done.len() + 1 } else { self.done.len().max(first + 1) });
-        self.forwards[first..last].iter_mut().for_each(|forwards| *forwards += 1);
+        let last = if left > 0 { self.done.len() + 1 } else { self.done.len().max(first + 1) };
+        self.forwards.push(first..last);
         Ok(false)
     }
 
-    /// The losses of each query, and the forwards in which it took part.
-    pub(super) fn finish(self) -> impl Iterator<Item = (Vec<Loss>, usize)> {
-        self.done.into_iter().zip(self.forwards)
+    /// Forward passes so far in which some of these queries took part.
+    pub(super) fn forwards_of(&self, queries: &Range<usize>) -> usize {
+        self.forwards.iter().filter(|part| part.start < queries.end && queries.start < part.end).count()
+    }
+
+    /// The losses of each query.
+    pub(super) fn finish(self) -> Vec<Vec<Loss>> {
+        self.done
     }
 
     /// Reduces the queries whose hidden states are complete, and tells how many rows of `hidden` that were.

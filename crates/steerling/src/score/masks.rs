@@ -25,15 +25,25 @@ pub struct MaskedRow {
 /// As in the reference package the estimate is the mean of the batches' means, so that rows of a shorter last batch
 /// count more.
 pub fn batch_sizes(samples: usize, batch: usize) -> Vec<usize> {
-    let size = batch.clamp(1, samples.max(1));
+    let size = batch_size(samples, batch);
     (0..samples).step_by(size).map(|from| size.min(samples - from)).collect()
+}
+
+/// Rows of every batch but the last.
+pub(super) fn batch_size(samples: usize, batch: usize) -> usize {
+    batch.clamp(1, samples.max(1))
 }
 
 /// Mask counts of a batch: `x_j = (round(k + j L / rows) - 1) mod L + 1` for `j = 0..rows`, halves rounded to even.
 ///
 /// The counts are spread evenly over `1..=L`, starting from the `k` in `1..=L` drawn for the batch.
 pub fn mask_counts(k: usize, rows: usize, len: usize) -> Vec<usize> {
-    (0..rows).map(|j| (round_half_even(k * rows + j * len, rows) + len - 1) % len + 1).collect()
+    (0..rows).map(|j| mask_count(k, (j, rows), len)).collect()
+}
+
+/// Of row `j` of `rows`.
+fn mask_count(k: usize, (j, rows): (usize, usize), len: usize) -> usize {
+    (round_half_even(k * rows + j * len, rows) + len - 1) % len + 1
 }
 
 /// `numerator / denominator` to the nearest integer, halves to the even one. In integers, as a quotient of floating-point
@@ -53,17 +63,16 @@ pub fn draw_k(seed: u64, batch: usize, len: usize) -> usize {
 /// without replacement. Depends on the seed, the batch's index and the two numbers only, so the same masks are drawn
 /// whatever else is computed. No rows for a continuation of no tokens.
 pub fn masked_rows(seed: u64, batch: usize, rows: usize, len: usize) -> Vec<MaskedRow> {
-    if len == 0 {
-        return Vec::new();
-    }
-    let counts = mask_counts(draw_k(seed, batch, len), rows, len);
-    let row = |(j, count): (usize, usize)| {
-        let mut rng = stream(seed, batch, j + 1);
-        let mut masked = rand::seq::index::sample(&mut rng, len, count).into_vec();
-        masked.sort_unstable();
-        MaskedRow { masked, weight: len as f64 / count as f64 }
-    };
-    counts.into_iter().enumerate().map(row).collect()
+    let count = if len == 0 { 0 } else { rows };
+    (0..count).map(|j| masked_row(seed, (batch, rows), j, len)).collect()
+}
+
+/// Row `j` of [`masked_rows`] for a batch, given by its index and its rows, and at least one token.
+pub(super) fn masked_row(seed: u64, (batch, rows): (usize, usize), j: usize, len: usize) -> MaskedRow {
+    let count = mask_count(draw_k(seed, batch, len), (j, rows), len);
+    let mut masked = rand::seq::index::sample(&mut stream(seed, batch, j + 1), len, count).into_vec();
+    masked.sort_unstable();
+    MaskedRow { masked, weight: len as f64 / count as f64 }
 }
 
 /// Random numbers of one row of one batch; row 0 is the batch itself.

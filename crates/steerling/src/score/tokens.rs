@@ -1,11 +1,10 @@
 //! Log-probabilities of each token of a continuation from left to right: the terms of
-//! [`ScoreMethod::LeftToRight`].
+//! [`ScoreMethod::LeftToRight`](super::ScoreMethod::LeftToRight).
 
-use std::collections::VecDeque;
-
-use super::job::{IDS, Layout, Plan, Rows};
+use super::ScoreItem;
 use super::losses::{Loss, Losses, Query};
-use super::{ScoreItem, ScoreMethod};
+use super::plan::Layout;
+use super::window::IDS;
 use crate::config::Config;
 use crate::{Error, Result, Runtime};
 
@@ -18,12 +17,15 @@ pub struct TokenScore {
     pub top: Vec<(u32, f64)>,
 }
 
-/// Continuations on their way to the log-probabilities of their tokens, a forward at a time.
+/// Continuations on their way to the log-probabilities of their tokens, a forward pass at a time. Their sequences are made
+/// a window at a time.
 pub struct TokenScoreJob {
-    queue: VecDeque<Plan>,
+    items: Vec<ScoreItem>,
+    /// The item and its token that are next.
+    next: (usize, usize),
     top: usize,
     layout: Layout,
-    /// Tokens of the items that are being computed, and their losses.
+    /// The items of the tokens that are being computed, and their losses.
     running: Option<(Vec<usize>, Losses)>,
     done: Vec<Vec<TokenScore>>,
 }
@@ -34,48 +36,60 @@ impl TokenScoreJob {
     /// # Errors
     /// [`Error::Invalid`] naming the item that does not fit into the context or has ids beyond the vocabulary.
     pub fn new(items: Vec<ScoreItem>, top: usize, config: &Config) -> Result<Self> {
-        let plan = |(i, item): (usize, ScoreItem)| {
-            let ids = item.context.iter().chain(&item.continuation);
-            if let Some(id) = ids.copied().find(|id| *id as usize >= config.vocab_size) {
+        for (i, item) in items.iter().enumerate() {
+            let field = format!("items[{i}]");
+            let mut ids = item.context.iter().chain(&item.continuation);
+            if let Some(id) = ids.find(|id| **id as usize >= config.vocab_size) {
                 let message = format!("{id} is not below the vocabulary size {}", config.vocab_size);
-                return Err(Error::invalid(format!("items[{i}]"), message));
+                return Err(Error::invalid(field, message));
             }
-            Plan::new(&format!("items[{i}]"), item, ScoreMethod::LeftToRight, Rows::Next, config)
-        };
-        let queue = items.into_iter().enumerate().map(plan).collect::<Result<_>>()?;
-        Ok(Self { queue, top, layout: Layout::of(config), running: None, done: Vec::new() })
+            item.check(&field, config)?;
+        }
+        let done = vec![Vec::new(); items.len()];
+        Ok(Self { items, next: (0, 0), top, layout: Layout::of(config), running: None, done })
     }
 
-    /// One forward; the tokens of all items once they are complete.
+    /// One forward pass; the tokens of all items once they are complete.
     ///
     /// # Errors
     /// [`Error::Busy`] when generations hold all pages, [`Error::Device`].
     pub fn advance(&mut self, runtime: &mut Runtime) -> Result<Option<Vec<Vec<TokenScore>>>> {
         let Some((_, losses)) = &mut self.running else {
-            return Ok((!self.start()).then(|| std::mem::take(&mut self.done)));
+            self.running = self.window();
+            let complete = self.running.is_none();
+            return Ok(complete.then(|| std::mem::take(&mut self.done)));
         };
         if losses.advance(runtime)?
-            && let Some((counts, losses)) = self.running.take()
+            && let Some((items, losses)) = self.running.take()
         {
-            let mut found = losses.finish().flat_map(|(losses, _)| losses);
             let score = |loss: Loss| TokenScore { logprob: -loss.cross_entropy, top: loss.top };
-            self.done.extend(counts.into_iter().map(|count| found.by_ref().take(count).map(score).collect()));
+            for (item, losses) in items.into_iter().zip(losses.finish()) {
+                self.done[item].extend(losses.into_iter().map(score));
+            }
         }
         Ok(None)
     }
 
-    /// Takes the next items out of the queue; whether there were any.
-    fn start(&mut self) -> bool {
-        let mut queries: Vec<Query> = Vec::new();
-        let mut counts = Vec::new();
+    /// The next tokens, as many as are prepared at a time; `None` when there are no more.
+    fn window(&mut self) -> Option<(Vec<usize>, Losses)> {
+        let (mut queries, mut items): (Vec<Query>, Vec<usize>) = Default::default();
         let mut ids = 0;
-        while let Some(plan) = self.queue.pop_front_if(|plan| counts.is_empty() || ids + plan.ids() <= IDS) {
-            ids += plan.ids();
-            counts.push(plan.item.continuation.len());
-            queries.extend((0..plan.item.continuation.len()).map(|i| plan.next(i, self.layout)));
+        let (mut at, mut token) = self.next;
+        while ids < IDS
+            && let Some(item) = self.items.get(at)
+        {
+            if token == item.continuation.len() {
+                (at, token) = (at + 1, 0);
+                continue;
+            }
+            let query = item.next(token, self.layout);
+            ids += query.ids.len();
+            queries.push(query);
+            items.push(at);
+            token += 1;
         }
-        let any = !counts.is_empty();
-        self.running = any.then(|| (counts, Losses::new(queries, 0.0, self.layout.mask).with_top(self.top)));
-        any
+        self.next = (at, token);
+        let losses = |queries| Losses::new(queries, 0.0, self.layout.mask).with_top(self.top);
+        (!queries.is_empty()).then(|| (items, losses(queries)))
     }
 }

@@ -2,7 +2,7 @@
 
 use steerling::Denoiser as _;
 use steerling::Runtime;
-use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, TokenScoreJob};
+use steerling::score::{MaskedRow, Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, TokenScoreJob, masked_rows};
 
 use crate::compute::{is_strict, within};
 use crate::goldens;
@@ -144,6 +144,48 @@ fn neighbours_do_not_change_a_score_and_nothing_has_likelihood_one() {
     assert_eq!((empty.loglikelihood, empty.tokens, empty.is_greedy, empty.forwards), (0.0, 0, true, 0));
     assert_eq!(together[0].method, ScoreMethod::Exact);
     assert_eq!(together[3].method, ScoreMethod::MonteCarlo);
+}
+
+#[test]
+fn an_estimate_of_more_rows_than_are_prepared_at_a_time_is_the_mean_of_its_batches() {
+    let mut runtime = goldens::runtime(goldens::model("nano"), 2);
+    let config = runtime.info().config.clone();
+    let continuation: Vec<u32> = (0..100).map(|i| (i * 13 + 7) % 400).collect();
+    let item = ScoreItem { context: CONTEXT.to_vec(), continuation };
+    let params =
+        ScoreParams { method: ScoreMethod::MonteCarlo, samples: 2500, batch: 1000, seed: 5, ..ScoreParams::default() };
+    // Two windows of 2^18 ids, with a batch that lies in both.
+    assert!(params.positions(&item) > 1 << 18);
+    let whole = finish(ScoreJob::new(vec![item.clone()], &params, &config).unwrap(), &mut runtime)[0];
+    let mut batch = |(b, rows)| {
+        let rows = masked_rows(params.seed, b, rows, item.continuation.len());
+        let job = ScoreJob::of_masks(item.clone(), vec![rows], 0.0, &config).unwrap();
+        finish(job, &mut runtime)[0].loglikelihood
+    };
+    let means: Vec<f64> = [1000, 1000, 500].into_iter().enumerate().map(&mut batch).collect();
+    let mean = means.iter().sum::<f64>() / 3.0;
+    let off = (whole.loglikelihood - mean).abs();
+    assert!(off <= if is_strict() { 0.0 } else { within(1e-3) }, "{whole:?}, {mean}");
+    assert!(whole.forwards > 1 && whole.standard_error.is_some_and(|error| error > 0.0));
+}
+
+#[test]
+fn what_a_likelihood_needs_is_known_without_computing_it() {
+    let item = |context: usize, continuation: usize| ScoreItem {
+        context: CONTEXT[..context].to_vec(),
+        continuation: CONTEXT[..continuation].to_vec(),
+    };
+    let needs = |method, cfg_scale, item: &ScoreItem| {
+        ScoreParams { method, samples: 50, cfg_scale, ..ScoreParams::default() }.positions(item)
+    };
+    // Rows of the method, and one for each token that may be compared with the likeliest one.
+    assert_eq!(needs(ScoreMethod::MonteCarlo, 0.0, &item(4, 10)), (50 + 10) * 14);
+    assert_eq!(needs(ScoreMethod::Auto, 0.0, &item(4, 10)), (50 + 10) * 14);
+    assert_eq!(needs(ScoreMethod::Auto, 0.0, &item(4, 3)), (7 + 3) * 7);
+    assert_eq!(needs(ScoreMethod::LeftToRight, 0.0, &item(4, 10)), 10 * 14);
+    assert_eq!(needs(ScoreMethod::LeftToRight, 1.5, &item(4, 10)), 2 * 10 * 14);
+    assert_eq!(needs(ScoreMethod::LeftToRight, 1.5, &item(0, 10)), 10 * 10);
+    assert_eq!(needs(ScoreMethod::MonteCarlo, 0.0, &item(4, 0)), 0);
 }
 
 #[test]

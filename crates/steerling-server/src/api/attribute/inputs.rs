@@ -75,9 +75,11 @@ pub(super) async fn attribute(job: &Explaining, request: &InputsRequest, trace: 
     });
     let steering = job.steering.clone();
     let mut inputs: Option<InputJob> = None;
+    let targets = positions.as_ref().map_or(trace.commits.len(), Vec::len);
+    let size = targets * request.n_steps().unwrap_or(1) * trace.seq_length;
     let work = {
         let trace = trace.clone();
-        job.places.run(WorkKind::Attribute, job.deadline, move |runtime| {
+        job.ticket.run(WorkKind::Attribute, size, move |runtime| {
             let inputs = match &mut inputs {
                 Some(inputs) => inputs,
                 none => {

@@ -6,23 +6,22 @@ mod replay;
 mod request;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
-use axum::Json as Answer;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use steerling::attribute::Trace;
 use steerling::steer::Steering;
 use utoipa::ToSchema;
 
-use super::AppState;
 use super::attribution::{Attribution, ChunkBody, TokenBody, Verify};
 use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
-use crate::engine::{Model, Places};
+use super::respond::{hold, json};
+use super::{AppState, plan};
+use crate::engine::{Model, Ticket};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
@@ -77,33 +76,34 @@ pub(crate) async fn attribute(
     request::set_defaults(&mut body);
     let (fields, request) = extract::split(body, FIELDS)?;
     let request = AttributeRequest { request, fields };
-    let deadline = state.deadline(request.request.timeout_ms)?;
+    let ticket = state.admit(request.request.timeout_ms)?;
     let (streamed, format) = (request.request.stream, request.fields.format);
     let wanted = {
         let model = model.clone();
-        let wanted = tokio::task::spawn_blocking(move || request.check(&model, &given));
-        wanted.await.map_err(|_| ApiError::internal())??
+        plan(&ticket, move || request.check(&model, &given)).await?
     };
     match wanted {
         Wanted::Generation(prepared, ask) => {
-            let opened = lanes::open(&state, deadline, vec![(None, *prepared)]).await?;
-            let Opened { lanes, steerings, places } = opened;
+            let Opened { lanes, steerings } = lanes::open(&state, &ticket, vec![(None, *prepared)]).await?;
             let steering = steerings.into_iter().next().flatten();
-            let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, places, deadline };
+            let permit = ticket.permit();
+            let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, ticket };
             if streamed {
                 let last = move |ended: Vec<Ended>| -> futures::future::BoxFuture<'static, _> {
-                    Box::pin(async move { Ok(Some(StreamEvent::Attributed(Box::new(job.explain(ended).await?)))) })
+                    Box::pin(async move { Ok(StreamEvent::Attributed(Box::new(job.explain(ended).await?))) })
                 };
-                return Ok(stream::answer(lanes, Tail { each: false, last: Box::new(last) }, request_id));
+                let tail = Tail { each: false, last: Some(Box::new(last)), permit };
+                return Ok(stream::answer(lanes, tail, request_id));
             }
             let ended = lanes::fold(lanes).await?;
-            respond(job.explain(ended).await?, format)
+            let answer = job.explain(ended).await?;
+            respond(job.ticket, answer, format).await
         }
         Wanted::Replay(replay, ask) => {
-            let places = state.engine.reserve(1)?;
             let specs = vec![replay.recipe.as_ref().map(|recipe| recipe.spec())];
-            let steering = lanes::resolve(&places, deadline, specs).await?.into_iter().next().flatten();
-            let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, places, deadline };
+            let steering = lanes::resolve(&ticket, specs).await?.into_iter().next().flatten();
+            let permit = ticket.permit();
+            let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, ticket };
             // A trace that this model cannot have left shows only here: still before anything is sent.
             let (result, attribution) = replay.run(&job).await?;
             if streamed {
@@ -111,21 +111,26 @@ pub(crate) async fn attribute(
                     Box::pin(async move {
                         let inputs = job.attribute_inputs(&replay.trace).await?;
                         let answer = job.answer(result, attribution, inputs);
-                        Ok(Some(StreamEvent::Attributed(Box::new(answer))))
+                        Ok(StreamEvent::Attributed(Box::new(answer)))
                     })
                 };
-                return Ok(stream::answer(Vec::new(), Tail { each: false, last: Box::new(last) }, request_id));
+                let tail = Tail { each: false, last: Some(Box::new(last)), permit };
+                return Ok(stream::answer(Vec::new(), tail, request_id));
             }
             let inputs = job.attribute_inputs(&replay.trace).await?;
-            respond(job.answer(result, attribution, inputs), format)
+            let answer = job.answer(result, attribution, inputs);
+            respond(job.ticket, answer, format).await
         }
     }
 }
 
-fn respond(answer: AttributeAnswer, format: Format) -> Result<Response, ApiError> {
+async fn respond(ticket: Ticket, answer: AttributeAnswer, format: Format) -> Result<Response, ApiError> {
     match format {
-        Format::Json => Ok(Answer(answer).into_response()),
-        Format::Csv | Format::Parquet => export::response(&answer, format),
+        Format::Json => json(ticket, move || Ok(answer)).await,
+        Format::Csv | Format::Parquet => {
+            let table = plan(&ticket, move || export::response(&answer, format)).await?;
+            Ok(hold(ticket, table))
+        }
     }
 }
 
@@ -135,8 +140,7 @@ pub(super) struct Explaining {
     inputs: Option<InputsRequest>,
     chunks: bool,
     steering: Option<Arc<Steering>>,
-    places: Places,
-    deadline: Instant,
+    ticket: Ticket,
 }
 
 impl Explaining {

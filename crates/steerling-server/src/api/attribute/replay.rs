@@ -80,7 +80,8 @@ impl Replay {
     async fn attributions(&self, job: &Explaining) -> Result<Vec<TokenAttribution>, ApiError> {
         let (trace, steering) = (self.trace.clone(), job.steering.clone());
         let mut replay: Option<ReplayJob> = None;
-        let work = job.places.run(WorkKind::Attribute, job.deadline, move |runtime| {
+        let size = trace.commits.len() * trace.seq_length;
+        let work = job.ticket.run(WorkKind::Attribute, size, move |runtime| {
             let replay = replay.get_or_insert_with(|| ReplayJob::new(&trace, steering.clone(), runtime.model()));
             replay.advance(runtime)
         })?;

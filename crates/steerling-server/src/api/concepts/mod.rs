@@ -8,17 +8,19 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use steerling::catalog::{Concept, Filter, Flag, Head};
 use steerling::steer::ConceptKey;
 use steerling::{Catalog, ConceptRef, Runtime};
 use utoipa::ToSchema;
 
+use super::AppState;
 use super::concept::ConceptBody;
-use super::{AppState, in_background};
+use super::respond::json;
 use crate::engine::{Model, WorkKind};
 use crate::error::ApiError;
-use crate::openapi::{Compute, Internal, InvalidQuery, NoConcepts, NotReady, UnknownConcept};
+use crate::openapi::{Admitted, Compute, Internal, InvalidQuery, NoConcepts, NotReady, UnknownConcept};
 use params::{ListParams, NeighborsParams, TokensParams, WhichFlag, WhichHead, WhichSteerable};
 use query::{Named, Params};
 
@@ -142,9 +144,11 @@ fn id(catalog: &Catalog, key: ConceptKey) -> u32 {
 #[utoipa::path(get, path = "/concepts", tag = "concepts",
     operation_id = "list_concepts", params(ListParams),
     responses(
-        (status = 200, description = "the concepts", body = ConceptPage), InvalidQuery, NoConcepts, Internal, NotReady,
+        (status = 200, description = "the concepts", body = ConceptPage),
+        InvalidQuery, NoConcepts, Admitted, Internal, NotReady,
     ))]
-pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> Result<Answer<ConceptPage>, ApiError> {
+pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> Result<Response, ApiError> {
+    let ticket = state.admit_planning()?;
     let model = with_concepts(&state)?;
     let query = params.text("q")?.filter(|query| !query.is_empty());
     let limit = params.count("limit", 10, MAX_LIMIT)?;
@@ -157,15 +161,15 @@ pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> R
     };
     params.end()?;
     // A search reads all texts of the catalogue.
-    in_background(move || {
+    json(ticket, move || {
         let Some(query) = query else {
             let page = model.catalog.list(filter, offset, limit);
             let items = page.items.into_iter().map(|concept| Found { concept: concept.into(), score: None });
-            return Ok(Answer(ConceptPage { total: page.total, items: items.collect() }));
+            return Ok(ConceptPage { total: page.total, items: items.collect() });
         };
         let page = model.catalog.search(&query, filter, offset, limit)?;
         let found = |hit: steerling::catalog::Hit<'_>| Found { concept: hit.concept.into(), score: Some(hit.score) };
-        Ok(Answer(ConceptPage { total: page.total, items: page.items.into_iter().map(found).collect() }))
+        Ok(ConceptPage { total: page.total, items: page.items.into_iter().map(found).collect() })
     })
     .await
 }
@@ -191,18 +195,22 @@ pub(crate) async fn show(
 /// A concept without a group is alone.
 #[utoipa::path(get, path = "/concepts/{id}/group", tag = "concepts", operation_id = "concept_group",
     params(("id" = String, Path, description = "global id, or the exact name", min_length = 1)),
-    responses((status = 200, description = "the group", body = ConceptMembers), UnknownConcept, Internal, NotReady))]
+    responses((status = 200, description = "the group", body = ConceptMembers), UnknownConcept, Admitted, Internal, NotReady))]
 pub(crate) async fn group(
     State(state): State<AppState>,
     Named(name): Named,
     params: Params,
-) -> Result<Answer<ConceptMembers>, ApiError> {
+) -> Result<Response, ApiError> {
     params.end()?;
+    let ticket = state.admit_planning()?;
     let model = with_concepts(&state)?;
-    let catalog = &model.catalog;
-    let ids = catalog.group(of_path(catalog, &name)?.id);
-    let items: Vec<ConceptBody> = ids.iter().filter_map(|id| catalog.get(*id)).map(ConceptBody::from).collect();
-    Ok(Answer(ConceptMembers { total: items.len(), items }))
+    json(ticket, move || {
+        let catalog = &model.catalog;
+        let ids = catalog.group(of_path(catalog, &name)?.id);
+        let items: Vec<ConceptBody> = ids.iter().filter_map(|id| catalog.get(*id)).map(ConceptBody::from).collect();
+        Ok(ConceptMembers { total: items.len(), items })
+    })
+    .await
 }
 
 /// The tokens that a concept promotes most, or works against most.
@@ -220,19 +228,22 @@ pub(crate) async fn tokens(
     State(state): State<AppState>,
     Named(name): Named,
     mut params: Params,
-) -> Result<Answer<ConceptTokens>, ApiError> {
-    let deadline = state.deadline(None)?;
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(None)?;
     let model = with_concepts(&state)?;
     let k = params.count("k", 15, MAX_LIMIT)?;
     let sign = params.word("sign")?.unwrap_or(Sign::Positive);
     params.end()?;
-    let concept = of_path(&model.catalog, &name)?;
-    let key = key(&concept);
+    let key = key(&of_path(&model.catalog, &name)?);
     let work =
         move |runtime: &mut Runtime| runtime.model().concept_top_tokens(key, k, sign == Sign::Negative).map(Some);
-    let top = state.engine.run(WorkKind::Concepts, deadline, work)?.await?;
-    let token = |(id, alignment): (u32, f32)| AlignedToken { id, text: model.tokenizer.token_text(id), alignment };
-    Ok(Answer(ConceptTokens { concept: concept.into(), sign, tokens: top.into_iter().map(token).collect() }))
+    let top = ticket.run(WorkKind::Concepts, 1, work)?.await?;
+    json(ticket, move || {
+        let token = |(id, alignment): (u32, f32)| AlignedToken { id, text: model.tokenizer.token_text(id), alignment };
+        let concept = of_path(&model.catalog, &name)?.into();
+        Ok(ConceptTokens { concept, sign, tokens: top.into_iter().map(token).collect() })
+    })
+    .await
 }
 
 /// The concepts whose embeddings are most similar to a concept's.
@@ -251,19 +262,21 @@ pub(crate) async fn neighbors(
     State(state): State<AppState>,
     Named(name): Named,
     mut params: Params,
-) -> Result<Answer<ConceptNeighbors>, ApiError> {
-    let deadline = state.deadline(None)?;
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(None)?;
     let model = with_concepts(&state)?;
     let k = params.count("k", 20, MAX_LIMIT)?;
     params.end()?;
-    let catalog = &model.catalog;
-    let concept = of_path(catalog, &name)?;
-    let key = key(&concept);
+    let key = key(&of_path(&model.catalog, &name)?);
     let work = move |runtime: &mut Runtime| runtime.model().concept_neighbors(key, k).map(Some);
-    let found = state.engine.run(WorkKind::Concepts, deadline, work)?.await?;
-    let neighbor = |(key, similarity)| {
-        catalog.get(id(catalog, key)).map(|concept| Neighbor { concept: concept.into(), similarity })
-    };
-    let items = found.into_iter().filter_map(neighbor).collect();
-    Ok(Answer(ConceptNeighbors { concept: concept.into(), items }))
+    let found = ticket.run(WorkKind::Concepts, 1, work)?.await?;
+    json(ticket, move || {
+        let catalog = &model.catalog;
+        let neighbor = |(key, similarity)| {
+            catalog.get(id(catalog, key)).map(|concept| Neighbor { concept: concept.into(), similarity })
+        };
+        let items = found.into_iter().filter_map(neighbor).collect();
+        Ok(ConceptNeighbors { concept: of_path(catalog, &name)?.into(), items })
+    })
+    .await
 }

@@ -1,7 +1,7 @@
 //! `POST /concepts/detect` and `POST /concepts/contrast`: which concepts a text has, and which set two sets apart.
 
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use steerling::embed::Pooling;
@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 
 use super::super::concept::ConceptBody;
 use super::super::embed::global;
+use super::super::respond::json;
 use super::super::states::{check_count, encode, of_texts};
-use super::super::{AppState, in_background};
+use super::super::{AppState, plan};
 use super::{MAX_LIMIT, with_concepts};
 use crate::error::ApiError;
 use crate::extract::{Json, objects_only};
@@ -155,20 +156,20 @@ fn twenty() -> usize {
 pub(crate) async fn detect(
     State(state): State<AppState>,
     Json(request): Json<DetectRequest>,
-) -> Result<Answer<DetectResult>, ApiError> {
-    let deadline = state.deadline(request.timeout_ms)?;
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(request.timeout_ms)?;
     let model = with_concepts(&state)?;
     check_count(request.top_k, MAX_LIMIT, "top_k")?;
     let DetectRequest { text, top_k, level, .. } = request;
     let ids = {
         let model = model.clone();
-        in_background(move || encode(&model, &text, "text")).await?
+        plan(&ticket, move || encode(&model, &text, "text")).await?
     };
     let pooling = if level == Level::Text { Pooling::Mean } else { Pooling::None };
     let known = model.catalog.known_len();
     let size = if level == Level::Chunk { model.limits.canvas.block_size } else { 1 };
     let texts = vec![ids.clone()];
-    let mut items = of_texts(&state, deadline, texts, pooling, move |states, runtime| {
+    let mut items = of_texts(&ticket, texts, pooling, move |states, runtime| {
         let texts = states.concepts(runtime.model())?.into_iter();
         Ok(texts
             .map(|rows| {
@@ -178,19 +179,22 @@ pub(crate) async fn detect(
             .collect())
     })
     .await?;
-    let size = if level == Level::Text { ids.len() } else { size };
-    let item = |(tokens, (n, concepts)): (&[u32], (usize, Weights))| DetectedItem {
-        start: n * size,
-        end: n * size + tokens.len(),
-        text: model.tokenizer.decode(tokens, false),
-        concepts: concepts
-            .into_iter()
-            .filter_map(|(id, weight)| Some(DetectedConcept { concept: model.catalog.get(id)?.into(), weight }))
-            .collect(),
-    };
-    let found = items.pop().unwrap_or_default().into_iter().enumerate();
-    let items = ids.chunks(size).zip(found).map(item).collect();
-    Ok(Answer(DetectResult { model: model.info.name.clone(), level, tokens: ids.len(), items }))
+    json(ticket, move || {
+        let size = if level == Level::Text { ids.len() } else { size };
+        let item = |(tokens, (n, concepts)): (&[u32], (usize, Weights))| DetectedItem {
+            start: n * size,
+            end: n * size + tokens.len(),
+            text: model.tokenizer.decode(tokens, false),
+            concepts: concepts
+                .into_iter()
+                .filter_map(|(id, weight)| Some(DetectedConcept { concept: model.catalog.get(id)?.into(), weight }))
+                .collect(),
+        };
+        let found = items.pop().unwrap_or_default().into_iter().enumerate();
+        let items = ids.chunks(size).zip(found).map(item).collect();
+        Ok(DetectResult { model: model.info.name.clone(), level, tokens: ids.len(), items })
+    })
+    .await
 }
 
 /// The concepts that set two sets of texts apart.
@@ -201,8 +205,8 @@ pub(crate) async fn detect(
 pub(crate) async fn contrast(
     State(state): State<AppState>,
     Json(request): Json<ContrastRequest>,
-) -> Result<Answer<ContrastResult>, ApiError> {
-    let deadline = state.deadline(request.timeout_ms)?;
+) -> Result<Response, ApiError> {
+    let ticket = state.admit(request.timeout_ms)?;
     let model = with_concepts(&state)?;
     let ContrastRequest { a, b, top_k, .. } = request;
     check_count(top_k, MAX_LIMIT, "top_k")?;
@@ -211,7 +215,7 @@ pub(crate) async fn contrast(
     let (in_a, in_b) = (a.len(), b.len());
     let texts = {
         let model = model.clone();
-        in_background(move || {
+        plan(&ticket, move || {
             let named = |name: &'static str| move |(i, text): (usize, String)| (format!("{name}[{i}]"), text);
             let texts = a.into_iter().enumerate().map(named("a")).chain(b.into_iter().enumerate().map(named("b")));
             texts.map(|(param, text)| encode(&model, &text, &param)).collect::<Result<Vec<_>, _>>()
@@ -219,36 +223,40 @@ pub(crate) async fn contrast(
         .await?
     };
     let known = model.catalog.known_len();
-    let weights = of_texts(&state, deadline, texts, Pooling::Mean, move |states, runtime| {
+    let weights = of_texts(&ticket, texts, Pooling::Mean, move |states, runtime| {
         let texts = states.concepts(runtime.model())?.into_iter();
         Ok(texts.map(|mut rows| global(rows.swap_remove(0), known)).collect())
     })
     .await?;
-    let mut of_concept: HashMap<u32, (Vec<f32>, Vec<f32>)> = HashMap::new();
-    for (n, (id, weight)) in weights.iter().enumerate().flat_map(|(n, row)| row.iter().map(move |pair| (n, *pair))) {
-        let (a, b) = of_concept.entry(id).or_default();
-        if n < in_a {
-            a.push(weight)
-        } else {
-            b.push(weight)
+    json(ticket, move || {
+        let mut of_concept: HashMap<u32, (Vec<f32>, Vec<f32>)> = HashMap::new();
+        for (n, (id, weight)) in weights.iter().enumerate().flat_map(|(n, row)| row.iter().map(move |pair| (n, *pair)))
+        {
+            let (a, b) = of_concept.entry(id).or_default();
+            if n < in_a {
+                a.push(weight)
+            } else {
+                b.push(weight)
+            };
+        }
+        let contrasted = |(id, (mut a, mut b)): (u32, (Vec<f32>, Vec<f32>))| {
+            a.resize(in_a, 0.0);
+            b.resize(in_b, 0.0);
+            let mean = |weights: &[f32]| weights.iter().sum::<f32>() / weights.len() as f32;
+            let (mean_a, mean_b) = (mean(&a), mean(&b));
+            let concept = model.catalog.get(id)?.into();
+            Some(Contrasted { concept, mean_a, mean_b, difference: mean_a - mean_b, auc: auc(&mut a, &mut b) })
         };
-    }
-    let contrasted = |(id, (mut a, mut b)): (u32, (Vec<f32>, Vec<f32>))| {
-        a.resize(in_a, 0.0);
-        b.resize(in_b, 0.0);
-        let mean = |weights: &[f32]| weights.iter().sum::<f32>() / weights.len() as f32;
-        let (mean_a, mean_b) = (mean(&a), mean(&b));
-        let concept = model.catalog.get(id)?.into();
-        Some(Contrasted { concept, mean_a, mean_b, difference: mean_a - mean_b, auc: auc(&mut a, &mut b) })
-    };
-    let mut items: Vec<Contrasted> = of_concept.into_iter().filter_map(contrasted).collect();
-    let distance = |item: &Contrasted| (item.auc - 0.5).abs();
-    items.sort_by(|x, y| {
-        let by_auc = distance(y).total_cmp(&distance(x));
-        by_auc.then(y.difference.abs().total_cmp(&x.difference.abs())).then(x.concept.id.cmp(&y.concept.id))
-    });
-    items.truncate(top_k);
-    Ok(Answer(ContrastResult { model: model.info.name.clone(), items }))
+        let mut items: Vec<Contrasted> = of_concept.into_iter().filter_map(contrasted).collect();
+        let distance = |item: &Contrasted| (item.auc - 0.5).abs();
+        items.sort_by(|x, y| {
+            let by_auc = distance(y).total_cmp(&distance(x));
+            by_auc.then(y.difference.abs().total_cmp(&x.difference.abs())).then(x.concept.id.cmp(&y.concept.id))
+        });
+        items.truncate(top_k);
+        Ok(ContrastResult { model: model.info.name.clone(), items })
+    })
+    .await
 }
 
 /// The mean weights of some tokens' concepts.

@@ -4,16 +4,13 @@ pub(crate) mod answer;
 pub(crate) mod decoding;
 pub(crate) mod request;
 
-use std::sync::Arc;
-
 use axum::Extension;
-use axum::Json as Answer;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use super::AppState;
 use super::lanes::{self, Opened};
-use crate::engine::Model;
+use super::respond::json;
+use super::{AppState, plan};
 use crate::error::ApiError;
 use crate::extract::Json;
 use crate::observe::RequestId;
@@ -21,7 +18,7 @@ use crate::openapi::{Compute, GenerateEvent, Generation, Internal, NotReady};
 use crate::stream::{self, Tail};
 
 use answer::GenerateResult;
-use request::{GenerateRequest, Prepared};
+use request::GenerateRequest;
 
 /// Generates text.
 ///
@@ -42,21 +39,18 @@ pub(crate) async fn generate(
     Extension(request_id): Extension<RequestId>,
     Json(request): Json<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline(request.timeout_ms)?;
+    let ticket = state.admit(request.timeout_ms)?;
     let model = state.model()?;
     let streamed = request.stream;
-    let prepared = prepare(request, model).await?;
-    let Opened { lanes, .. } = lanes::open(&state, deadline, vec![(None, prepared)]).await?;
+    let prepared = plan(&ticket, move || request.prepare(&model)).await?;
+    let Opened { lanes, .. } = lanes::open(&state, &ticket, vec![(None, prepared)]).await?;
     if streamed {
-        return Ok(stream::answer(lanes, Tail::results(), request_id));
+        return Ok(stream::answer(lanes, Tail::results(ticket.into_permit()), request_id));
     }
     let ended = lanes::fold(lanes).await?;
-    let result = ended.first().map(|ended| GenerateResult::new(&ended.head, &ended.finished));
-    Ok(Answer(result.ok_or_else(ApiError::internal)?).into_response())
-}
-
-/// Tokenizing a long prompt takes a while: not on a thread that others wait for.
-pub(crate) async fn prepare(request: GenerateRequest, model: Arc<Model>) -> Result<Prepared, ApiError> {
-    let prepared = tokio::task::spawn_blocking(move || request.prepare(&model));
-    prepared.await.map_err(|_| ApiError::internal())?
+    json(ticket, move || {
+        let result = ended.first().map(|ended| GenerateResult::new(&ended.head, &ended.finished));
+        result.ok_or_else(ApiError::internal)
+    })
+    .await
 }

@@ -235,15 +235,25 @@ pub(crate) fn new_id() -> String {
 }
 
 impl GenerateRequest {
+    /// What it is steered by, its concepts found.
+    pub(crate) fn recipe(&self, model: &Model) -> Result<Option<Recipe>, ApiError> {
+        self.steering.as_ref().map(|steering| steering.recipe(model)).transpose()
+    }
+
     /// Checks everything that can be checked before the model is asked.
     pub(crate) fn prepare(self, model: &Arc<Model>) -> Result<Prepared, ApiError> {
+        let recipe = self.recipe(model)?;
+        self.prepare_steered(model, recipe)
+    }
+
+    /// As [`Self::prepare`], for a request whose concepts have been found.
+    pub(crate) fn prepare_steered(self, model: &Arc<Model>, recipe: Option<Recipe>) -> Result<Prepared, ApiError> {
         if self.stream_every == 0 {
             return Err(ApiError::invalid("stream_every", "0 is below the minimum of 1"));
         }
         if let Some(attribution) = &self.attribution {
             attribution.check("attribution", model, self.cfg_scale)?;
         }
-        let recipe = self.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
         let spec = &model.limits.canvas;
         let seed = self.seed.unwrap_or_else(|| rand::random_range(0..SEEDS));
         let prompt = self.prompt_ids(&model.tokenizer)?;

@@ -1,8 +1,8 @@
 //! `POST /v1/chat/completions`.
 
+use axum::Extension;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json as Answer};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
@@ -16,7 +16,8 @@ use super::messages::{self, ChatTurn};
 use super::stream::{self, Piece};
 use super::{models, neutral};
 use crate::api::generate::request::{GenerateRequest, new_id};
-use crate::api::{AppState, in_background};
+use crate::api::respond::json;
+use crate::api::{self, AppState};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
@@ -159,29 +160,33 @@ pub(crate) async fn chat_completions(
 ) -> Result<Response, ApiError> {
     neutral::strip(&mut body, neutral::CHAT)?;
     let (common, request): (Common, ChatRequest) = extract::split(body, common::FIELDS)?;
-    let deadline = state.deadline(None)?;
+    let ticket = state.admit(None)?;
     let model = state.model()?;
     models::check(&model, common.model.as_deref())?;
     let (stream, include_usage) = common.streaming()?;
     let order = request.order(common, stream)?;
     let places = state.places();
-    let mut plan = in_background(move || order.plan(&model, places)).await?;
+    let mut plan = api::plan(&ticket, move || order.plan(&model, places)).await?;
     if stream {
-        let lanes = plan.open(&state, deadline).await?.lanes;
+        let lanes = plan.open(&state, &ticket).await?.lanes;
         let usage = Usage::new(plan.prompt_tokens(), 0);
-        return Ok(stream::answer(lanes, (usage, include_usage), request_id, chunks(plan, include_usage)));
+        let chunks = chunks(plan, include_usage);
+        return Ok(stream::answer((lanes, ticket.into_permit()), (usage, include_usage), request_id, chunks));
     }
-    let (choices, usage) = plan.choices(&state, deadline).await?;
-    let choice = |Choice { index, text, finish_reason, extra, tokens, .. }: Choice| ChatChoice {
-        index,
-        message: ChatAnswer { role: "assistant", content: text, refusal: None },
-        logprobs: plan.logprobs.map(|_| ChatLogprobs::new(&tokens, &plan.model.tokenizer)),
-        finish_reason,
-        steerling: extra,
-    };
-    let choices = choices.into_iter().map(choice).collect();
-    let Plan { head, extra, .. } = plan;
-    Ok(Answer(ChatCompletion { head, choices, usage, steerling: extra }).into_response())
+    let (choices, usage) = plan.choices(&state, &ticket).await?;
+    json(ticket, move || {
+        let choice = |Choice { index, text, finish_reason, extra, tokens, .. }: Choice| ChatChoice {
+            index,
+            message: ChatAnswer { role: "assistant", content: text, refusal: None },
+            logprobs: plan.logprobs.map(|_| ChatLogprobs::new(&tokens, &plan.model.tokenizer)),
+            finish_reason,
+            steerling: extra,
+        };
+        let choices = choices.into_iter().map(choice).collect();
+        let Plan { head, extra, .. } = plan;
+        Ok(ChatCompletion { head, choices, usage, steerling: extra })
+    })
+    .await
 }
 
 impl ChatRequest {

@@ -1,7 +1,6 @@
 //! From the prompts of a request to its choices: `n` generations for each, in one batch.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use steerling::score::{ScoreItem, TokenScore, TokenScoreJob};
 
@@ -11,7 +10,8 @@ use crate::api::AppState;
 use crate::api::generate::request::{GenerateRequest, Prepared, SEEDS};
 use crate::api::lanes::{self, Opened};
 use crate::api::states::check_length;
-use crate::engine::{Model, Places, WorkKind};
+use crate::api::steering::Recipe;
+use crate::engine::{Model, Ticket, WorkKind};
 use crate::error::ApiError;
 
 /// What is asked for, in terms of generations.
@@ -90,8 +90,13 @@ impl Order {
             logprobs: self.logprobs,
             max_tokens: self.max_tokens,
         };
+        // All prompts are steered alike: concepts are looked for once.
+        let recipe = match self.requests.first().filter(|_| self.generates) {
+            Some(first) => first.recipe(model)?,
+            None => None,
+        };
         for (i, request) in self.requests.into_iter().enumerate() {
-            let added = if self.generates { plan.generate(request) } else { plan.only_read(&request) };
+            let added = if self.generates { plan.generate(request, recipe.clone()) } else { plan.only_read(&request) };
             let field = if self.is_list { format!("prompt[{i}]") } else { "prompt".to_owned() };
             added.map_err(|error| error.in_terms(&[("prompt", &field), ("max_new_tokens", plan.max_tokens)]))?;
         }
@@ -100,8 +105,8 @@ impl Order {
 }
 
 impl Plan {
-    fn generate(&mut self, request: GenerateRequest) -> Result<(), ApiError> {
-        let prepared = request.prepare(&self.model)?;
+    fn generate(&mut self, request: GenerateRequest, recipe: Option<Recipe>) -> Result<(), ApiError> {
+        let prepared = request.prepare_steered(&self.model, recipe)?;
         for warning in &prepared.head.warnings {
             let warning = warning.replace("max_new_tokens", self.max_tokens);
             if !self.extra.warnings.contains(&warning) {
@@ -132,8 +137,8 @@ impl Plan {
     }
 
     /// Starts all generations.
-    pub(super) async fn open(&mut self, state: &AppState, deadline: Instant) -> Result<Opened, ApiError> {
-        let opened = lanes::open(state, deadline, std::mem::take(&mut self.generations)).await;
+    pub(super) async fn open(&mut self, state: &AppState, ticket: &Ticket) -> Result<Opened, ApiError> {
+        let opened = lanes::open(state, ticket, std::mem::take(&mut self.generations)).await;
         opened.map_err(|error| error.in_terms(&[("max_new_tokens", self.max_tokens)]))
     }
 
@@ -141,13 +146,11 @@ impl Plan {
     pub(super) async fn choices(
         &mut self,
         state: &AppState,
-        deadline: Instant,
+        ticket: &Ticket,
     ) -> Result<(Vec<Choice>, Usage), ApiError> {
-        let (ended, places) = if self.generations.is_empty() {
-            (Vec::new(), state.engine.reserve(1)?)
-        } else {
-            let Opened { lanes, places, .. } = self.open(state, deadline).await?;
-            (lanes::fold(lanes).await?, places)
+        let ended = match self.generations.is_empty() {
+            true => Vec::new(),
+            false => lanes::fold(self.open(state, ticket).await?.lanes).await?,
         };
         let mut made = ended.iter().map(ChoiceExtra::of);
         let choice = |index: usize| {
@@ -163,7 +166,7 @@ impl Plan {
         };
         let mut choices: Vec<Choice> = (0..self.prompts.len() * self.n).map(choice).collect();
         if let Some(top) = self.logprobs {
-            self.score(&mut choices, top, &places, deadline).await?;
+            self.score(&mut choices, top, ticket).await?;
         }
         let generated = choices.iter().filter_map(|choice| choice.extra.as_ref()).map(|extra| extra.token_ids.len());
         let usage = Usage::new(self.prompt_tokens(), generated.sum());
@@ -171,13 +174,7 @@ impl Plan {
     }
 
     /// Reads what has been written: how likely is each token after those before it?
-    async fn score(
-        &self,
-        choices: &mut [Choice],
-        top: usize,
-        places: &Places,
-        deadline: Instant,
-    ) -> Result<(), ApiError> {
+    async fn score(&self, choices: &mut [Choice], top: usize, ticket: &Ticket) -> Result<(), ApiError> {
         let item = |choice: &Choice| {
             let prompt = &self.prompts[choice.prompt];
             let mut context = prompt.clone();
@@ -192,8 +189,10 @@ impl Plan {
             let first = context.iter().filter(|_| self.echo);
             choice.tokens = first.chain(continuation).map(|id| (*id, None)).collect();
         }
+        let size =
+            items.iter().map(|item| item.continuation.len() * (item.context.len() + item.continuation.len())).sum();
         let mut job = TokenScoreJob::new(items, top, &self.model.info.config)?;
-        let scores = places.run(WorkKind::Score, deadline, move |runtime| job.advance(runtime))?.await?;
+        let scores = ticket.run(WorkKind::Score, size, move |runtime| job.advance(runtime))?.await?;
         for (choice, scores) in choices.iter_mut().zip(scores) {
             let scored = choice.tokens.len() - scores.len();
             choice.tokens[scored..].iter_mut().zip(scores).for_each(|(token, score)| token.1 = Some(score));

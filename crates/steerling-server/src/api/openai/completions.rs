@@ -1,8 +1,8 @@
 //! `POST /v1/completions`.
 
+use axum::Extension;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json as Answer};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
@@ -15,7 +15,8 @@ use super::logprobs::CompletionLogprobs;
 use super::stream::{self, Piece};
 use super::{models, neutral};
 use crate::api::generate::request::{GenerateRequest, Prompt, new_id};
-use crate::api::{AppState, in_background};
+use crate::api::respond::json;
+use crate::api::{self, AppState};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
@@ -131,23 +132,26 @@ pub(crate) async fn completions(
 ) -> Result<Response, ApiError> {
     neutral::strip(&mut body, neutral::COMPLETION)?;
     let (common, request): (Common, CompletionRequest) = extract::split(body, common::FIELDS)?;
-    let deadline = state.deadline(None)?;
+    let ticket = state.admit(None)?;
     let model = state.model()?;
     models::check(&model, common.model.as_deref())?;
     let (order, form) = request.order(common)?;
     let places = state.places();
-    let mut plan = in_background(move || order.plan(&model, places)).await?;
+    let mut plan = api::plan(&ticket, move || order.plan(&model, places)).await?;
     let echoes = form.echoes(&plan);
     if form.stream {
-        let lanes = plan.open(&state, deadline).await?.lanes;
+        let lanes = plan.open(&state, &ticket).await?.lanes;
         let usage = Usage::new(plan.prompt_tokens(), 0);
         let chunk = chunks(plan, echoes, form.include_usage);
-        return Ok(stream::answer(lanes, (usage, form.include_usage), request_id, chunk));
+        return Ok(stream::answer((lanes, ticket.into_permit()), (usage, form.include_usage), request_id, chunk));
     }
-    let (choices, usage) = plan.choices(&state, deadline).await?;
-    let choices = choices.into_iter().map(|choice| form.choice(choice, &plan, &echoes)).collect();
-    let Plan { head, extra, .. } = plan;
-    Ok(Answer(Completion { head, choices, usage: Some(Some(usage)), steerling: Some(extra) }).into_response())
+    let (choices, usage) = plan.choices(&state, &ticket).await?;
+    json(ticket, move || {
+        let choices = choices.into_iter().map(|choice| form.choice(choice, &plan, &echoes)).collect();
+        let Plan { head, extra, .. } = plan;
+        Ok(Completion { head, choices, usage: Some(Some(usage)), steerling: Some(extra) })
+    })
+    .await
 }
 
 impl CompletionRequest {

@@ -1,7 +1,7 @@
 //! `POST /v1/embeddings`.
 
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
@@ -12,6 +12,7 @@ use super::error::Refusals;
 use super::{models, neutral};
 use crate::api::AppState;
 use crate::api::embed::{self, EmbedRequest, EmbedResult, Embedding, Encoding, Inputs, Kind, Pool};
+use crate::api::respond::json;
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::openapi::extended;
@@ -87,10 +88,11 @@ struct EmbeddingUsage {
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
     Json(mut body): Json<Map<String, Value>>,
-) -> Result<Answer<EmbeddingList>, ApiError> {
+) -> Result<Response, ApiError> {
     neutral::strip(&mut body, neutral::EMBEDDING)?;
     let EmbeddingsRequest { model, input, encoding_format, dimensions } = extract::read(Value::Object(body))?;
     models::check(&*state.model()?, model.as_deref())?;
+    let ticket = state.admit(None)?;
     let ours = if matches!(input, Input::Ids(_)) { "inputs[0]" } else { "inputs" };
     let request = EmbedRequest {
         inputs: match input {
@@ -107,14 +109,15 @@ pub(crate) async fn embeddings(
         encoding_format: encoding_format.unwrap_or_default(),
         timeout_ms: None,
     };
-    let result = embed::compute(&state, request).await.map_err(|error| error.in_terms(&[(ours, "input")]))?;
+    let result = embed::compute(&state, &ticket, request).await.map_err(|error| error.in_terms(&[(ours, "input")]))?;
     let EmbedResult { model, embeddings, tokens, .. } = result;
     let tokens = tokens.iter().sum();
     let entry = |(index, embedding)| EmbeddingEntry { object: "embedding", index, embedding };
-    Ok(Answer(EmbeddingList {
+    let list = EmbeddingList {
         object: "list",
         data: embeddings.into_iter().enumerate().map(entry).collect(),
         model,
         usage: EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
-    }))
+    };
+    json(ticket, move || Ok(list)).await
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::common::{ChoiceExtra, Usage};
 use super::error::OpenAiErrorBody;
 use crate::api::lanes::{Ended, Lane};
-use crate::engine::Message;
+use crate::engine::{Message, Permit};
 use crate::error::ApiError;
 use crate::metrics::StreamEnd;
 use crate::observe::RequestId;
@@ -46,6 +46,8 @@ struct Open<R> {
     /// Events that are to be sent before the next step is waited for.
     queue: VecDeque<Result<Event, axum::Error>>,
     has_ended: bool,
+    /// The slots of the request, until its last event is made.
+    permit: Option<Permit>,
     render: R,
     usage: Usage,
     include_usage: bool,
@@ -56,7 +58,7 @@ struct Open<R> {
 
 /// The answer. `usage` counts the prompts; it is sent if `include_usage`.
 pub(super) fn answer<C: Serialize>(
-    lanes: Vec<Lane>,
+    (lanes, permit): (Vec<Lane>, Permit),
     (usage, include_usage): (Usage, bool),
     request_id: RequestId,
     render: impl Render<C>,
@@ -68,6 +70,7 @@ pub(super) fn answer<C: Serialize>(
         steps,
         queue: VecDeque::new(),
         has_ended: false,
+        permit: Some(permit),
         render,
         usage,
         include_usage,
@@ -115,6 +118,7 @@ impl<R> Open<R> {
                 Some((_, Step::Failed(error))) => self.fail(&error),
                 None => {
                     self.has_ended = true;
+                    self.permit = None;
                     if self.include_usage {
                         self.push(Piece::Usage(self.usage));
                     }
@@ -127,6 +131,7 @@ impl<R> Open<R> {
     /// Without `[DONE]`: a stream cut short is not to be taken for a success.
     fn fail(&mut self, error: &ApiError) {
         self.has_ended = true;
+        self.permit = None;
         // The other choices are cancelled.
         self.steps = SelectAll::new();
         tracing::warn!(request_id = %self.request_id.0, code = ?error.code, "a stream ended with an error");

@@ -109,9 +109,10 @@ async fn weights(job: &Summarising, ended: &[Ended]) -> Result<Vec<Option<f64>>,
         }
     }
     let named = (known.len() + unknown.len()) as f64;
+    let size = probes.iter().map(|probe| probe.ids.len()).sum();
     let mut evaluation = Evaluation::new(probes);
     let mut rows: Vec<f64> = Vec::new();
-    let work = job.places.run(WorkKind::Steer, job.deadline, move |runtime: &mut Runtime| {
+    let work = job.ticket.run(WorkKind::Steer, size, move |runtime: &mut Runtime| {
         let Some(hidden) = evaluation.advance(runtime)? else { return Ok(Some(std::mem::take(&mut rows))) };
         let Some(heads) = runtime.model().heads() else { return Ok(Some(Vec::new())) };
         // A head of which nothing is named is not evaluated. A concept outside the top-k weighs nothing.

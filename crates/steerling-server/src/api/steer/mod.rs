@@ -4,23 +4,22 @@ mod effect;
 mod request;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
-use axum::Json as Answer;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use steerling::steer::Steering;
 use utoipa::ToSchema;
 
-use super::AppState;
 use super::concept::ConceptBody;
 use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
+use super::respond::json;
 use super::steering::{EpsilonBody, Recipe, ScheduleBody};
-use crate::engine::{Model, Places, WorkKind};
+use super::{AppState, plan};
+use crate::engine::{Model, Ticket, WorkKind};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
@@ -132,7 +131,7 @@ struct ResolvedWeight {
 /// Generates text under steering.
 ///
 /// All runs of a request (`compare`, `controls`, `sweep`) have the same seed and run in one batch: a request of n runs
-/// takes n places or is refused with 429. With `stream: true` every event has a `lane`: `steered`, `default`,
+/// takes n places or is rejected with 429. With `stream: true` every event has a `lane`: `steered`, `default`,
 /// `control-0`…, `sweep-0`…; each lane ends with its own `done`, and when all have ended one `summary` (its `lane` is
 /// null) has `resolved` and `effect`. An `error` ends all lanes.
 #[utoipa::path(post, path = "/steer", tag = "generate", request_body = SteerRequest,
@@ -151,25 +150,26 @@ pub(crate) async fn steer(
     let model = state.model()?;
     let (fields, request) = extract::split(body, FIELDS)?;
     let request = SteerRequest { request, fields };
-    let deadline = state.deadline(request.request.timeout_ms)?;
+    let ticket = state.admit(request.request.timeout_ms)?;
     let streamed = request.request.stream;
-    let plan = {
+    let Plan { recipe, kinds, lanes } = {
         let model = model.clone();
-        tokio::task::spawn_blocking(move || request.plan(&model)).await.map_err(|_| ApiError::internal())??
+        plan(&ticket, move || request.plan(&model)).await?
     };
-    let Plan { recipe, kinds, lanes } = plan;
-    let Opened { lanes, steerings, places } = lanes::open(&state, deadline, lanes).await?;
+    let Opened { lanes, steerings } = lanes::open(&state, &ticket, lanes).await?;
     let steered = steerings.into_iter().next().flatten().ok_or_else(ApiError::internal)?;
-    let job = Summarising { model, recipe, kinds, steered, places, deadline };
+    let permit = ticket.permit();
+    let job = Summarising { model, recipe, kinds, steered, ticket };
     if streamed {
         let last = move |ended: Vec<Ended>| -> futures::future::BoxFuture<'static, _> {
-            Box::pin(async move { Ok(Some(StreamEvent::Summary(Box::new(job.summary(&ended).await?)))) })
+            Box::pin(async move { Ok(StreamEvent::Summary(Box::new(job.summary(&ended).await?))) })
         };
-        return Ok(stream::answer(lanes, Tail { each: true, last: Box::new(last) }, request_id));
+        return Ok(stream::answer(lanes, Tail { each: true, last: Some(Box::new(last)), permit }, request_id));
     }
     let ended = lanes::fold(lanes).await?;
     let summary = job.summary(&ended).await?;
-    Ok(Answer(job.answer(&ended, summary)?).into_response())
+    let answer = job.answer(&ended, summary)?;
+    json(job.ticket, move || Ok(answer)).await
 }
 
 /// What is needed when all runs have ended.
@@ -178,8 +178,7 @@ struct Summarising {
     recipe: Recipe,
     kinds: Vec<Kind>,
     steered: Arc<Steering>,
-    places: Places,
-    deadline: Instant,
+    ticket: Ticket,
 }
 
 impl Summarising {
@@ -194,7 +193,7 @@ impl Summarising {
         // Those of the request come first; a policy's follow.
         let (steering, own) = (self.steered.clone(), self.recipe.directions().len());
         let mut found = Vec::new();
-        let work = self.places.run(WorkKind::Steer, self.deadline, move |runtime| {
+        let work = self.ticket.run(WorkKind::Steer, own, move |runtime| {
             let Some(injection) = steering.injections[..own].get(found.len()) else {
                 return Ok(Some(std::mem::take(&mut found)));
             };
