@@ -39,7 +39,7 @@ fn assert_says(message: &str, parts: &[&str]) {
 fn every_recorded_checkpoint_verifies() {
     let mut dirs = variants();
     dirs.push(golden("nano"));
-    assert_eq!(dirs.len(), 19);
+    assert_eq!(dirs.len(), 21);
     for dir in dirs {
         let checkpoint = Checkpoint::open(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         assert_eq!(checkpoint.notes(), [""; 0], "{}", dir.display());
