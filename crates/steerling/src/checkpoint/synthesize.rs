@@ -189,7 +189,7 @@ fn encode(dtype: DType, values: &[f32], out: &mut [u8]) {
 ///
 /// Linear layers keep the size of what passes through them. `ln_f` gives hidden states of mean square 1, so an output
 /// head of deviation `4 / sqrt(D)` gives logits of deviation 4: a clear best token and no ties. The concept
-/// predictors give logits of deviation 1.5, which keeps the best of them where sigmoids can be told apart.
+/// predictors and query projections give logits of deviation 1 to 1.5, which keeps the best of them where sigmoids can be told apart.
 fn distribution(name: &str, shape: &[usize], config: &Config) -> (f32, f32) {
     let per_input = |gain: f32| gain / (row_len(shape) as f32).sqrt();
     let (owner, kind) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -201,6 +201,8 @@ fn distribution(name: &str, shape: &[usize], config: &Config) -> (f32, f32) {
         "concept_embedding" => 0.15,
         "embedding_coef" => 0.1,
         "concept_predictor" | "predictor_up" => per_input(1.5),
+        // Scores are the query's products with embeddings divided by `sqrt(D)`, which have a tenth of its deviation.
+        "concept_query_projection" => per_input(10.0),
         _ => per_input(1.0),
     };
     (0.0, deviation)

@@ -88,13 +88,17 @@ impl ConceptHead {
     /// The known head.
     pub(super) fn known(reader: &Reader, config: &Config, concept: &ConceptConfig, compute: &Compute) -> Result<Self> {
         let (rows, d) = (concept.padded(), config.n_embd);
-        let matrix = |name: &str| reader.matrix(&format!("known_head.{name}.weight"), (rows, d), compute);
+        let matrix = |name: &str, rows| reader.matrix(&format!("known_head.{name}.weight"), (rows, d), compute);
+        let scores = match concept.use_attention_known {
+            true => Scores::Attention { query: matrix("concept_query_projection", d)? },
+            false => Scores::Predictor(matrix("concept_predictor", rows)?),
+        };
         let features = concept.topk_known_features.or(concept.topk_known);
         Ok(Self {
             n: concept.n_concepts,
             width: d,
-            scores: Scores::Predictor(matrix("concept_predictor")?),
-            embedding: Embedding::Dense(matrix("concept_embedding")?),
+            scores,
+            embedding: Embedding::Dense(matrix("concept_embedding", rows)?),
             // Features are selected only where a selection is reported.
             topk_features: concept.topk_known.and(features),
             topk: concept.topk_known,
@@ -172,7 +176,7 @@ impl ConceptHead {
                     Embedding::Dense(embedding) => embedding.forward(&query)?,
                     Embedding::Factorized { coef, basis } => coef.forward(&basis.forward_transposed(&query)?)?,
                 };
-                Ok((scores / (self.width as f64).sqrt())?)
+                Ok((scores.to_dtype(DType::F32)? / (self.width as f64).sqrt())?)
             }
         }
     }

@@ -212,17 +212,12 @@ impl ConceptSection {
         let n_concepts = fields.count("n_concepts", 33_732)?;
         let topk_known = fields.count_or_null("topk_known", Some(32))?;
         let topk_known_features = fields.count_or_null("topk_known_features", topk_known)?;
-        let use_attention_known = fields.flag("use_attention_known", false)?;
-        if use_attention_known {
-            let expected = "false: a known head that selects by attention is not implemented";
-            return Err(fields.refuse("use_attention_known", &Value::Bool(true), expected));
-        }
         let config = ConceptConfig {
             n_concepts,
             // More than there are means all of them.
             topk_known: topk_known.map(|k| k.min(n_concepts)),
             topk_known_features: topk_known_features.map(|k| k.min(n_concepts)),
-            use_attention_known,
+            use_attention_known: fields.flag("use_attention_known", false)?,
             topk_on_logits: fields.flag("topk_on_logits", false)?,
             use_epsilon_correction: fields.flag("use_epsilon_correction", true)?,
             pad_multiple: fields.count("pad_multiple", 16)?,
@@ -245,16 +240,11 @@ fn unknown(fields: &mut Fields<'_>) -> Result<Option<UnknownConfig>> {
     let n_concepts = fields.count("n_unknown_concepts", 101_196)?;
     let factorize = fields.flag("factorize_unknown", true)?;
     let rank = fields.count("factorize_rank", 256)?;
-    let use_attention = fields.flag("use_attention_unknown", false)?;
-    if use_attention && !factorize {
-        let expected = "false beside factorize_unknown false: attention over dense unknown tables is not implemented";
-        return Err(fields.refuse("use_attention_unknown", &Value::Bool(true), expected));
-    }
     let head = UnknownConfig {
         n_concepts,
         topk: fields.count_or_null("unknown_topk", Some(128))?.map(|k| k.min(n_concepts)),
         factorize_rank: factorize.then_some(rank),
-        use_attention,
+        use_attention: fields.flag("use_attention_unknown", false)?,
         apply_topk: fields.flag("apply_topk_to_unknown", true)?,
     };
     Ok(fields.flag("use_unknown", true)?.then_some(head))

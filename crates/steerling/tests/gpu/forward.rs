@@ -36,3 +36,32 @@ fn bfloat16_is_as_close_to_double_precision_as_the_reference_in_bfloat16() {
         assert!(ours < 2.0 * theirs, "off by {ours}, the reference by {theirs}");
     }
 }
+
+/// Selections by the kernel, and the features of what it selected, of every kind of head.
+#[test]
+fn concept_heads_reproduce_the_recorded_selections_of_every_variant() {
+    let recorded = goldens::json("variants.json");
+    let mut compared = 0;
+    for variant in recorded.as_object().unwrap().keys() {
+        let model = goldens::model_in(&format!("variants/{variant}"), compute_in(DType::F32));
+        let golden = Tensors::open(&format!("variants/{variant}/golden.safetensors"));
+        let Some(heads) = model.heads() else { continue };
+        let parts = heads.decompose(&golden.get("hidden").squeeze(0).unwrap()).unwrap();
+        close(&format!("{variant} known_features"), &parts.known_features, golden.get("known_features"), STATES);
+        if let Some(unk_hat) = &parts.unk_hat {
+            close(&format!("{variant} unk_hat"), unk_hat, golden.get("unk_hat"), STATES);
+        }
+        for (name, top) in [("known", &parts.known), ("unknown", &parts.unknown)] {
+            let Some(top) = top else { continue };
+            let theirs = golden.ids_of_rows(&format!("{name}_topk_indices"));
+            for (row, (ours, mut theirs)) in top.indices.chunks(top.k).zip(theirs).enumerate() {
+                let mut ours = ours.to_vec();
+                ours.sort_unstable();
+                theirs.sort_unstable();
+                assert_eq!(ours, theirs, "{variant} {name} row {row}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000, "{compared} selections");
+}

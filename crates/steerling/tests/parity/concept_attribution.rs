@@ -169,7 +169,8 @@ proptest! {
         spec in any_steering(),
         seed in 0u64..1000,
         variant in prop_oneof![Just("nano"), Just("variants/topk_features"), Just("variants/topk_none"),
-            Just("variants/no_epsilon"), Just("variants/topk_on_logits")],
+            Just("variants/no_epsilon"), Just("variants/topk_on_logits"), Just("variants/attn_known"),
+            Just("variants/attn_unknown_dense")],
     ) {
         let mut runtime = goldens::runtime(goldens::model(variant), 2);
         let mut plain = short_canvas(runtime.model(), Some(&spec), seed, 0.0);

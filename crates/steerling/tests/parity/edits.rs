@@ -158,7 +158,8 @@ proptest! {
     #[test]
     fn a_kept_edit_moves_the_state_by_the_difference_of_weights(
         ids in proptest::collection::vec(0u32..512, 1..40),
-        variant in prop_oneof![Just("nano"), Just("variants/topk_features"), Just("variants/topk_none")],
+        variant in prop_oneof![Just("nano"), Just("variants/topk_features"), Just("variants/topk_none"),
+            Just("variants/attn_known"), Just("variants/attn_unknown_dense")],
         concept in crate::steering::concept(),
         value in -2.0f32..4.0,
     ) {

@@ -84,3 +84,19 @@ fn mean_concept_weights_are_the_mean_over_positions() {
     assert!(each.iter().all(|row| row.known.len() == 8 && row.unknown.len() == 16));
     assert!(mean[0].known.is_sorted_by(|a, b| a.1 >= b.1));
 }
+
+/// Heads that select by attention give the features that were recorded for each position.
+#[test]
+fn embeddings_of_attention_heads_are_the_recorded_features() {
+    for variant in ["attn_known", "attn_unknown", "attn_unknown_dense"] {
+        let golden = Tensors::open(&format!("variants/{variant}/golden.safetensors"));
+        let mut runtime = goldens::runtime(goldens::model(&format!("variants/{variant}")), 2);
+        let states = states(&mut runtime, golden.ids("input_ids"), Pooling::None);
+        for (name, kind) in [("known_features", EmbeddingType::Known), ("unk_hat", EmbeddingType::Unknown)] {
+            let ours = states.embeddings(runtime.model(), kind).unwrap().remove(0).concat();
+            let recorded = golden.get(name).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let off = ours.iter().zip(&recorded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(ours.len() == recorded.len() && off < within(5e-5), "{variant} {name}: off by {off}");
+        }
+    }
+}

@@ -14,8 +14,10 @@ pub(crate) const FEATURES: f64 = 2e-5;
 
 const NANO: [&str; 7] = ["t1", "t16_nomask", "t20_specials", "t23_tailmask", "t33_allmask", "t50_randmask", "b2_t37"];
 
-pub(crate) const VARIANTS: [&str; 17] = [
+pub(crate) const VARIANTS: [&str; 19] = [
+    "attn_known",
     "attn_unknown",
+    "attn_unknown_dense",
     "bias",
     "blk12",
     "dense_unknown",

@@ -229,6 +229,27 @@ fn occlusion_is_the_fall_of_the_logit_when_a_token_is_masked() {
     }
 }
 
+/// Gradients pass by the concept heads: two checkpoints that differ in their heads alone explain a token alike, and the
+/// scores add up.
+#[test]
+fn attention_heads_leave_gradients_as_they_are() {
+    let explained = ["attn_known", "attn_unknown"].map(|variant| {
+        let mut runtime = goldens::runtime(goldens::model(&format!("variants/{variant}")), 2);
+        let (canvas, _) = steered(&mut runtime, &SteeringSpec::default(), 9);
+        let method = InputMethod::IntegratedGradients { n_steps: 64, rule: PathRule::GaussLegendre };
+        explain(&mut runtime, &Trace::of(&canvas), method, None)
+    });
+    assert_eq!(explained[0].len(), explained[1].len());
+    for (known, unknown) in explained[0].iter().zip(&explained[1]) {
+        assert_eq!(known.position, unknown.position);
+        assert!(known.completeness_error().abs() < 0.5, "{}", known.completeness_error());
+        assert!(known.scores.iter().any(|score| score.abs() > 1e-2), "{:?}", known.scores);
+        for (a, b) in known.scores.iter().zip(&unknown.scores) {
+            assert!((a - b).abs() < within(1e-4), "{a} and {b}");
+        }
+    }
+}
+
 #[test]
 fn gauss_legendre_is_exact_for_polynomials() {
     for n in 1..20 {
