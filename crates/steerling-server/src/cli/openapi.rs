@@ -4,5 +4,5 @@ use super::output::emit;
 
 /// Prints the document.
 pub(crate) fn run() -> anyhow::Result<()> {
-    emit(&steerling_server::openapi::document()).map(drop)
+    emit(steerling_server::openapi::document()).map(drop)
 }

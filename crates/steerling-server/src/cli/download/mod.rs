@@ -77,7 +77,7 @@ pub(crate) fn run(args: &DownloadArgs) -> Result<()> {
         // A branch may move meanwhile, the commit does not.
         let url = hub.url([owner, name, "resolve", &sha].into_iter().chain(file.split('/')));
         let fetch = Fetch { hub: &hub, url: &url, name: file, partial: &partial };
-        fetch.into_place(&out.join(file)).map_err(|failure| explain(failure).context(file.clone()))?;
+        fetch.place_at(&out.join(file)).map_err(|failure| explain(failure).context(file.clone()))?;
     }
     std::fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?;
     note(format_args!("{} at {sha}: {} files, verified, in {}", args.repo, names.len(), out.display()));
@@ -125,7 +125,7 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     /// Fetches the file unless it is there already, and verifies it.
-    fn into_place(&self, place: &Path) -> Result<(), Failure> {
+    fn place_at(&self, place: &Path) -> Result<(), Failure> {
         let Self { hub, name, .. } = self;
         let answer = hub.persist(|| hub.get(self.url, Some("bytes=0-0")))?;
         let checksum = answer.checksum().ok_or_else(|| {
