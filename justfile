@@ -2,7 +2,7 @@
 run *ARGS:
     cargo run --release -- {{ARGS}}
 
-# Everything that must pass
+# Everything that must pass; installs what is missing first
 test:
     bash tests/run.sh
 

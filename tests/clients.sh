@@ -8,14 +8,7 @@ python=${PYTHON:-python3}
 environment=target/clients
 stamp=$environment/installed
 
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "Python 3.11 or newer is missing: the clients in tests/clients need it (Debian: apt-get install python3)" >&2
-    exit 1
-fi
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    echo "Python's module venv is missing: the clients are installed with it (Debian: apt-get install python3-venv)" >&2
-    exit 1
-fi
+[[ $python != python3 ]] || bash tests/install.sh python3 venv
 
 # Also after a build with other features.
 cargo build --release --workspace --bins --locked

@@ -5,12 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$1
 
-need() {
-    command -v "$1" >/dev/null || { echo "$1 is missing (Debian: apt-get install $2)" >&2; exit 1; }
-}
+bash tests/install.sh curl pgrep python3 venv haproxy buildah debootstrap
 PATH=$PATH:/usr/sbin
-need haproxy haproxy
-need python3 python3-venv
 
 echo "== manifests"
 venv=target/deploy-venv

@@ -1,17 +1,15 @@
 #!/usr/bin/env bash
-# All checks, as a newcomer and as CI run them: formatting, lints, every test, the documentation.
+# All checks, as a newcomer and as CI run them: formatting, lints, every test, the documentation. On Debian and its like
+# everything but Rust is installed first, where it is missing.
 # One profile and one target directory, so that everything is compiled once.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "${BASH_SOURCE[0]%/*}/.."
 
-need() {
-    command -v "$1" >/dev/null || { echo "$1 is missing: $2" >&2; exit 1; }
-}
-need cargo "install Rust with rustup; rust-toolchain.toml names the version"
-need cc "install a C compiler (Debian: apt-get install build-essential)"
-need c++ "the GPU kernels are tested on the processor (Debian: apt-get install build-essential)"
-need curl "the tests use it as a client (Debian: apt-get install curl)"
-need python3 "clients in the tests need it (Debian: apt-get install python3 python3-venv)"
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust with rustup; rust-toolchain.toml names the version" >&2
+    exit 1
+fi
+bash tests/install.sh
 
 # The random cases are the same in every run, so that only a change can make one fail; `tests/fuzz.sh` looks for new ones.
 export PROPTEST_RNG_SEED=1

@@ -13,12 +13,11 @@ if [ "${STEERLING_SKIP_CONTAINER:-}" = 1 ]; then
     echo "SKIPPED because STEERLING_SKIP_CONTAINER=1: no image was built"
     exit 0
 fi
-missing() {
-    echo "$1: install it (Debian: apt-get install buildah debootstrap), or leave this test out: STEERLING_SKIP_CONTAINER=1" >&2
-    exit 1
-}
-command -v buildah >/dev/null || missing "buildah is missing"
-[ "$(id -u)" = 0 ] || missing "the image can only be built by root here"
+bash tests/install.sh curl pgrep python3 buildah debootstrap
+if [ "$(id -u)" != 0 ]; then
+    echo "SKIPPED: the image can only be built by root here: sudo bash tests/deploy/container.sh $1"
+    exit 0
+fi
 
 work=$PWD/target/container
 mkdir -p "$work"
@@ -45,7 +44,6 @@ base=docker.io/library/debian:bookworm-slim
 if ! timeout 60 buildah --storage-driver vfs --root "$work/root" --runroot "$work/run" pull -q "$base" >/dev/null 2>&1; then
     base=localhost/debian:bookworm
     if ! b inspect --type image "$base" >/dev/null 2>&1; then
-        command -v debootstrap >/dev/null || missing "no registry is reached and debootstrap is missing"
         mirror=$(awk '/^URIs:/ {print $2; exit} /^deb / {print $2; exit}' /etc/apt/sources.list.d/*.sources \
             /etc/apt/sources.list 2>/dev/null || true)
         echo "no registry is reached: making the base image with debootstrap"

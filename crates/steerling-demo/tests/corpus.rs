@@ -1,5 +1,8 @@
 //! The command that writes documents.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use assert_cmd::Command;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -29,4 +32,23 @@ fn documents_are_written_one_a_line_with_the_labels_of_each_sentence() {
         lines += 1;
     }
     assert_eq!(lines, 5);
+}
+
+/// More documents than anybody could wait for, to a pipe that nobody reads.
+#[test]
+fn a_reader_that_leaves_ends_the_command_quietly() {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("steerling-demo"));
+    command.args(["corpus", "--documents", "18446744073709551615"]).stdout(std::io::pipe().unwrap().1);
+    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while process.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    _ = process.kill();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+
+    let mut failing = std::process::Command::new(assert_cmd::cargo::cargo_bin!("steerling-demo"));
+    failing.args(["evaluate", "--model", "/nowhere"]).stderr(std::io::pipe().unwrap().1);
+    assert_eq!(failing.status().unwrap().code(), Some(1), "it fails, and does not panic");
 }

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", cli::one_line(&error));
+            cli::note(format_args!("error: {}", cli::one_line(&error)));
             ExitCode::FAILURE
         }
     }

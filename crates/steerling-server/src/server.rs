@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use steerling::Denoiser;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, AppState};
@@ -30,17 +31,17 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// Where requests come from.
+/// Where requests come from. A host name may stand for several addresses, each with a listener.
 pub struct Listeners {
     /// Everything.
-    pub main: TcpListener,
+    pub main: Vec<TcpListener>,
     /// Health and metrics, for those who keep operators and users apart.
-    pub admin: Option<TcpListener>,
+    pub admin: Vec<TcpListener>,
 }
 
 impl From<TcpListener> for Listeners {
     fn from(main: TcpListener) -> Self {
-        Self { main, admin: None }
+        Self { main: vec![main], admin: Vec::new() }
     }
 }
 
@@ -63,22 +64,29 @@ where
     let transport = Transport::new(&options.guard).await?;
     let metrics = Arc::new(Metrics::new(api::paths()));
     let policies = options.guard.policies.clone();
+    let engine_options = options.engine();
     let build = move || {
         let loaded = build()?;
+        engine_options.check(&loaded.denoiser.limits())?;
         policies.resolve(&loaded.info.config, &loaded.catalog)?;
         Ok(loaded)
     };
-    let engine = EngineHandle::spawn(options.engine(), metrics.clone(), build)?;
+    let engine = EngineHandle::spawn(engine_options, metrics.clone(), build)?;
     let state = AppState::new(engine.clone(), options.clone(), metrics.clone())?;
     let audit = state.audit.clone();
     // Both end with this function.
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
-    let _admin = admin.map(|listener| {
+    let admin = admin.into_iter().map(|listener| {
         let server = axum::serve(listener, api::admin_router(state.clone()));
         AbortOnDropHandle::new(tokio::spawn(server.into_future()))
     });
+    let _admin: Vec<_> = admin.collect();
     let connections = transport.handle();
-    let mut server = tokio::spawn(transport.serve(main, api::router(state)));
+    let router = api::router(state);
+    let mut servers = JoinSet::new();
+    for listener in main {
+        servers.spawn(transport.clone().serve(listener, router.clone()));
+    }
     let mut phase = engine.phase();
     let ended = async move {
         let ended = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Stopped)).await;
@@ -96,13 +104,14 @@ where
         }
         error = ended => Err(error),
         // Only an error ends it before it is told to.
-        served = &mut server => return Ok(served.map_err(std::io::Error::other)??),
+        Some(served) = servers.join_next() => return Ok(served.map_err(std::io::Error::other)??),
     };
     connections.graceful_shutdown(None);
-    if tokio::time::timeout(LAST_BYTES, &mut server).await.is_err() {
+    let closed = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_BYTES, closed).await.is_err() {
         tracing::warn!("connections are still open: leaving without them");
-        server.abort();
     }
+    servers.abort_all();
     if let Some(audit) = audit {
         audit.flush(LAST_BYTES);
     }

@@ -16,6 +16,7 @@ use crate::config::GuardOptions;
 const PING: Duration = Duration::from_secs(20);
 
 /// How connections are taken.
+#[derive(Clone)]
 pub(crate) struct Transport {
     tls: Option<RustlsConfig>,
     header_timeout: Duration,

@@ -29,7 +29,9 @@ pub(crate) fn run(args: &CorpusArgs) -> Result<ExitCode> {
     for _ in 0..args.documents {
         let chunks = document(&mut rng).chunks;
         let chunks: Vec<Vec<_>> = chunks.iter().map(|chunk| chunk.sentences.iter().map(sentence).collect()).collect();
-        super::emit(&format!("{}\n", json!({ "chunks": chunks })))?;
+        if !super::emit(&format!("{}\n", json!({ "chunks": chunks })))? {
+            break;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -48,13 +48,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
 }
 
-/// Writes to standard output. Whether anybody still reads it is no error of ours.
-fn emit(text: &str) -> Result<()> {
+/// Writes to standard output, and tells whether it is still read: a reader that leaves (`| head`) is no error.
+fn emit(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write to standard output"),
     }
 }

@@ -8,7 +8,7 @@ use steerling_server::explain;
 
 use super::bars::{bar, column};
 use super::generate::{GenerateArgs, result};
-use super::output::emit;
+use super::output::{emit, note};
 use super::progress;
 use super::steer::drive;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &AttributeArgs) -> Result<()> {
     let ids = args.generate.encode(runtime.tokenizer(), &prompt)?;
     let (params, warnings) = args.generate.params(&ids, &runtime)?;
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
     let canvas = Canvas::new(&ids, params, &runtime.limits().canvas)?.attributed()?;
     let mut lanes = [Generation::new(canvas, runtime.tokenizer())];
@@ -63,10 +63,10 @@ pub(crate) fn run(args: &AttributeArgs) -> Result<()> {
     let verify = &attribution["verify"];
     let (error, atol) = (number(&verify["max_abs_error"]), number(&verify["atol"]));
     match verify["passed"].as_bool() {
-        Some(true) => eprintln!("the parts of every logit add up: off by {error:.1e} at most"),
-        _ => eprintln!("warning: the parts of a logit are off by {error:.1e}, more than {atol:.1e}"),
+        Some(true) => note(format_args!("the parts of every logit add up: off by {error:.1e} at most")),
+        _ => note(format_args!("warning: the parts of a logit are off by {error:.1e}, more than {atol:.1e}")),
     }
-    eprintln!("{}", result::summary(canvas, outcome, timings));
+    note(result::summary(canvas, outcome, timings));
     Ok(())
 }
 

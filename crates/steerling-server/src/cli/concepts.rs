@@ -10,7 +10,7 @@ use steerling::{Catalog, ConceptRef, Config, Error};
 use steerling_server::config::ModelOptions;
 
 use super::bars::{bar, column, one_line};
-use super::output::{emit, table};
+use super::output::{emit, note, table};
 
 /// Columns of a name.
 const NAME: usize = 32;
@@ -125,7 +125,7 @@ fn catalog(model: &ModelOptions) -> Result<Catalog> {
     let dir = model.dir();
     let catalog = Catalog::open(&dir, &Config::from_dir(&dir)?)?;
     if let Some(notice) = model.notice() {
-        eprintln!("warning: {notice}");
+        note(format_args!("warning: {notice}"));
     }
     if catalog.is_empty() {
         bail!("this checkpoint has no concepts");
@@ -193,7 +193,7 @@ fn search(args: &SearchArgs) -> Result<()> {
         text.push('\n');
     }
     emit(&text)?;
-    eprintln!("{} of {total} concepts", found.len());
+    note(format_args!("{} of {total} concepts", found.len()));
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use steerling::embed::{ConceptWeights, EmbedJob, EmbeddingType, Pooling, TextSta
 use steerling_server::config::ModelOptions;
 
 use super::bars::{bar, column, one_line};
-use super::output::emit;
+use super::output::{emit, note};
 
 /// Embed texts.
 ///
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<()> {
     let texts = args.texts()?;
     let mut runtime = super::load(&args.model.source(), &args.model.runtime())?;
     if let Some(notice) = args.model.notice() {
-        eprintln!("warning: {notice}");
+        note(format_args!("warning: {notice}"));
     }
     let ids = encode(&runtime, &texts)?;
     let tokens: Vec<usize> = ids.iter().map(Vec::len).collect();
@@ -154,7 +154,7 @@ impl EmbedArgs {
         }
         let mut input = std::io::stdin().lock();
         if input.is_terminal() {
-            eprintln!("reading texts from standard input, one a line; Ctrl-D ends them");
+            note("reading texts from standard input, one a line; Ctrl-D ends them");
         }
         let mut text = String::new();
         input.read_to_string(&mut text).context("cannot read texts from standard input")?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use steerling_server::config::Host;
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -12,9 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Ask a server on this machine whether it takes generations; ends with 1 if not.
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// Address that the server listens on
+    /// Address or name that the server listens on
     #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
-    host: IpAddr,
+    host: Host,
     /// Port that it listens on
     #[arg(long, env = "STEERLING_PORT", default_value_t = 8080)]
     port: u16,
@@ -26,13 +27,13 @@ pub(crate) struct HealthArgs {
 /// Asks once.
 pub(crate) fn run(args: &HealthArgs) -> anyhow::Result<()> {
     // Who listens on every address is asked on loopback.
-    let host = match args.host {
-        host if !host.is_unspecified() => host,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    let host = match &args.host {
+        Host::Address(IpAddr::V4(address)) if address.is_unspecified() => Host::Address(Ipv4Addr::LOCALHOST.into()),
+        Host::Address(IpAddr::V6(address)) if address.is_unspecified() => Host::Address(Ipv6Addr::LOCALHOST.into()),
+        host => host.clone(),
     };
     let path = if args.live { "live" } else { "ready" };
-    let url = format!("http://{}/health/{path}", std::net::SocketAddr::new(host, args.port));
+    let url = format!("http://{}:{}/health/{path}", host.in_url(), args.port);
     let ask = async {
         let answer = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?.get(&url).send().await?;
         Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))

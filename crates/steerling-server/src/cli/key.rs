@@ -3,7 +3,7 @@
 use clap::Args;
 use steerling_server::auth::{Scope, new_key};
 
-use super::output::emit;
+use super::output::{Reader, emit, emit_to_stderr};
 
 /// Make an API key: the key itself, which is shown only now, and the table that lets the server know it.
 #[derive(Debug, Args)]
@@ -20,7 +20,10 @@ pub(crate) fn run(KeyArgs { name, scopes }: &KeyArgs) -> anyhow::Result<()> {
     let (key, sha256) = new_key();
     let scopes = if scopes.is_empty() { &Scope::ALL } else { &scopes[..] };
     let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    eprintln!("{key}");
+    // A table of a key that nobody has seen is of no use.
+    if emit_to_stderr(&format!("{key}\n"))? == Reader::Gone {
+        return Ok(());
+    }
     emit(&format!("\n[api_keys.{name:?}]\nsha256 = \"{sha256}\"\nscopes = {scopes:?}\n"))?;
     Ok(())
 }

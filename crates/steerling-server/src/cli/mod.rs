@@ -25,6 +25,7 @@ use std::path::Path;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use steerling_server::config::{ConfigFile, Secrets, ServeOptions, Setting, settings};
 
+pub(crate) use output::note;
 pub(crate) use progress::load;
 
 /// An inference server for Steerling, the interpretable causal diffusion language model.
@@ -77,7 +78,7 @@ enum Command {
 
 /// Does what the command line says.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(options) => serve::run(&configured(options.config.as_deref())?),
         Command::Config(args) if args.template => config::template(),
@@ -99,6 +100,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
 }
 
+/// The command line. A negative number behind a flag is its value, so that a refusal names the flag.
+fn command() -> clap::Command {
+    fn of(command: clap::Command) -> clap::Command {
+        let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let command = command.mut_args(|arg| {
+            let has_value = arg.get_long().is_some() && arg.get_action().takes_values();
+            if has_value { arg.allow_negative_numbers(true) } else { arg }
+        });
+        names.into_iter().fold(command, |command, name| command.mut_subcommand(name, of))
+    }
+    of(Cli::command())
+}
+
 /// Everything that configures `serve`, put together.
 pub(crate) struct Configured {
     pub(crate) options: ServeOptions,
@@ -110,7 +124,7 @@ pub(crate) struct Configured {
 /// environment has ended the program the first time.
 fn configured(named: Option<&Path>) -> anyhow::Result<Configured> {
     let file = ConfigFile::find(named).map_err(anyhow::Error::msg)?;
-    let mut command = file.defaults(Cli::command());
+    let mut command = file.defaults(command());
     for name in ["serve", "config", "doctor"] {
         command = command.mut_subcommand(name, |command| file.defaults(command));
     }

@@ -1,8 +1,8 @@
 //! `steerling openapi`
 
-use std::io::Write;
+use super::output::emit;
 
 /// Prints the document.
 pub(crate) fn run() -> anyhow::Result<()> {
-    Ok(std::io::stdout().write_all(steerling_server::openapi::document().as_bytes())?)
+    emit(steerling_server::openapi::document()).map(drop)
 }

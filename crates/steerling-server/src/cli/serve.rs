@@ -4,10 +4,9 @@ use std::io;
 
 use anyhow::Context;
 use steerling_server::Listeners;
-use steerling_server::config::{self, ServeOptions};
+use steerling_server::config::{self, Host, ServeOptions};
 use steerling_server::engine::Loaded;
 use steerling_server::telemetry;
-use tokio::net::TcpListener;
 
 use super::Configured;
 
@@ -38,22 +37,7 @@ fn log(Configured { options, settings, file }: &Configured) {
 }
 
 async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
-    let address = (options.host, options.port);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("listening on {}:{}", options.host, options.port))?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
-    let admin = match options.admin_port {
-        Some(port) => {
-            let address = (options.admin_host.unwrap_or(options.host), port);
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listening on {}:{} (--admin-port)", address.0, address.1))?;
-            tracing::info!(admin_address = %listener.local_addr()?, "listening for operators");
-            Some(listener)
-        }
-        None => None,
-    };
-    let listeners = Listeners { main: listener, admin };
+    let listeners = listeners(options).await?;
     tracing::info!(model = %options.model.dir(), "loading the model");
     if let Some(notice) = options.model.notice() {
         tracing::warn!("{notice}");
@@ -65,6 +49,27 @@ async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
     let build = failing(build, options.faults);
     let shutdown = shutdown_signal()?;
     Ok(steerling_server::run(listeners, options.service.clone(), build, shutdown).await?)
+}
+
+/// Listens where it was told to, before the model is loaded.
+async fn listeners(options: &ServeOptions) -> anyhow::Result<Listeners> {
+    let listen = async |flags: &str, host: &Host, port: u16| {
+        host.listen(port).await.with_context(|| format!("listening on {host}, port {port} ({flags})"))
+    };
+    let main = listen("--host, --port", &options.host, options.port).await?;
+    for listener in &main {
+        tracing::info!(address = %listener.local_addr()?, "listening");
+    }
+    let admin = match options.admin_port {
+        Some(port) => {
+            listen("--admin-host, --admin-port", options.admin_host.as_ref().unwrap_or(&options.host), port).await?
+        }
+        None => Vec::new(),
+    };
+    for listener in &admin {
+        tracing::info!(admin_address = %listener.local_addr()?, "listening for operators");
+    }
+    Ok(Listeners { main, admin })
 }
 
 /// Makes steps fail.

@@ -12,7 +12,7 @@ use steerling_server::explain;
 
 use super::bars::{bar, column, one_line};
 use super::generate::{GenerateArgs, Timings, result};
-use super::output::emit;
+use super::output::{emit, note};
 use super::progress;
 
 /// Tokens of a direction that are shown.
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &SteerArgs) -> Result<()> {
     let ids = args.generate.encode(runtime.tokenizer(), &prompt)?;
     let (params, warnings) = args.generate.params(&ids, &runtime)?;
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
     let spec = runtime.limits().canvas;
     let steered = Canvas::new(&ids, params.clone(), &spec)?.steered(steering.clone());
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &SteerArgs) -> Result<()> {
             emit(&format!("{}\n{}\n\n", style(name).bold().underlined(), outcome.text))?;
         }
     }
-    eprintln!("{}", result::summary(&lanes[0].canvas, &outcomes[0], timings));
+    note(result::summary(&lanes[0].canvas, &outcomes[0], timings));
     Ok(())
 }
 
@@ -114,10 +114,13 @@ pub(super) fn drive(runtime: &mut Runtime, lanes: &mut [Generation]) -> Result<(
 fn directions(runtime: &Runtime, steering: &Steering) -> Result<()> {
     for injection in &steering.injections {
         let (alpha, peak, layer) = (injection.alpha, injection.peak, injection.inject_layer);
-        eprintln!("direction with alpha {alpha:.3} from layer {layer} on: {:+.2} logits at most", alpha * peak);
+        note(format_args!(
+            "direction with alpha {alpha:.3} from layer {layer} on: {:+.2} logits at most",
+            alpha * peak
+        ));
         for (id, alignment) in runtime.model().top_tokens(&injection.direction, TOP_TOKENS, false)? {
             let text = format!("{:?}", runtime.tokenizer().token_text(id));
-            eprintln!("  {} {} {:+.2}", column(&text, 24), bar(alignment, peak), alpha * alignment);
+            note(format_args!("  {} {} {:+.2}", column(&text, 24), bar(alignment, peak), alpha * alignment));
         }
     }
     Ok(())

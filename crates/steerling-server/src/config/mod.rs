@@ -3,10 +3,11 @@
 
 mod environment;
 mod file;
+mod host;
 mod settings;
 mod template;
+mod values;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +23,36 @@ use crate::policy::Policies;
 
 pub use environment::{DEFAULT_FILE, Secrets, unknown_variables};
 pub use file::ConfigFile;
+pub use host::Host;
 pub use settings::{Setting, settings, show};
 pub use template::template;
+
+use values::{seconds, some_seconds, whole};
 
 /// Time for the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
 const MAX_HEADER_BYTES: usize = 32 << 10;
+/// Limits of the numbers that can be set. Below the first of a pair the server would answer nothing; the second is beyond
+/// any use, and small enough that no sum of such numbers overflows.
+mod limit {
+    use std::ops::RangeInclusive;
+
+    /// Generations under way, or sharing a step.
+    pub(super) const JOBS: RangeInclusive<usize> = 1..=1_000_000;
+    /// Generations that wait, and failures.
+    pub(super) const COUNT: RangeInclusive<usize> = 0..=1_000_000;
+    /// Rows of a step.
+    pub(super) const ROWS: RangeInclusive<usize> = 1..=1_000_000_000;
+    /// MiB of memory; what the model needs and the machine has is known only when it is loaded.
+    pub(super) const MIB: RangeInclusive<u64> = 0..=1 << 30;
+    /// Token positions of a request.
+    pub(super) const POSITIONS: RangeInclusive<u64> = 1..=1 << 50;
+    /// Bytes of a body.
+    pub(super) const BODY_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
+    /// Bytes of a head; the HTTP library needs the first to read at all.
+    pub(super) const HEADER_BYTES: RangeInclusive<usize> = 8 << 10..=1 << 20;
+}
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone, Args)]
@@ -39,18 +63,19 @@ pub struct ServeOptions {
     /// Which model, and how it is computed.
     #[command(flatten)]
     pub model: ModelOptions,
-    /// Address to listen on; others than loopback are reached from outside and want API keys
+    /// Address to listen on, or a name, all of whose addresses are listened on (`localhost`: IPv4 and IPv6); others than
+    /// loopback are reached from outside and need API keys
     #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
-    pub host: IpAddr,
+    pub host: Host,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "STEERLING_PORT", default_value_t = 8080)]
     pub port: u16,
     /// Port for health and metrics alone, beside the main one, which has them too; 0 takes a free one
     #[arg(long, env = "STEERLING_ADMIN_PORT")]
     pub admin_port: Option<u16>,
-    /// Address of the admin port; that of the main one if absent
+    /// Address or name of the admin port; that of the main one if absent
     #[arg(long, env = "STEERLING_ADMIN_HOST")]
-    pub admin_host: Option<IpAddr>,
+    pub admin_host: Option<Host>,
     /// What the service takes and for how long.
     #[command(flatten)]
     pub service: ServiceOptions,
@@ -76,11 +101,11 @@ pub struct ModelOptions {
     #[arg(long, env = "STEERLING_DTYPE", default_value_t)]
     pub dtype: DtypeChoice,
     /// Memory for keys and values, in MiB
-    #[arg(long, env = "STEERLING_KV_CACHE_MIB", default_value_t = 2048, value_name = "MIB")]
+    #[arg(long, env = "STEERLING_KV_CACHE_MIB", default_value_t = 2048, value_name = "MIB", value_parser = whole(limit::MIB))]
     pub kv_cache_mib: u64,
     /// Memory for the gradients of an input attribution, in MiB; a quarter of the memory of the machine, the container or
     /// the GPU if absent. An attribution that needs more is rejected
-    #[arg(long, env = "STEERLING_GRADIENT_MIB", value_name = "MIB")]
+    #[arg(long, env = "STEERLING_GRADIENT_MIB", value_name = "MIB", value_parser = whole(limit::MIB))]
     pub gradient_mib: Option<u64>,
 }
 
@@ -88,7 +113,7 @@ pub struct ModelOptions {
 #[derive(Debug, Clone, Args)]
 pub struct ServiceOptions {
     /// Generations under way at once, each with its pages of keys and values
-    #[arg(long, env = "STEERLING_MAX_BATCH", default_value_t = 32, value_parser = at_least_one)]
+    #[arg(long, env = "STEERLING_MAX_BATCH", default_value_t = 32, value_parser = whole(limit::JOBS))]
     pub max_batch: usize,
     /// Generations that share a step, or `auto`: as many as measured step times say are worth it, 8 at least. The others
     /// take turns, block by block
@@ -96,28 +121,28 @@ pub struct ServiceOptions {
     pub max_active: Active,
     /// Token positions that a step computes at most, those of prompts and drafts included; a generation that needs more
     /// in one step is rejected
-    #[arg(long, env = "STEERLING_MAX_ROWS", default_value_t = 8192)]
+    #[arg(long, env = "STEERLING_MAX_ROWS", default_value_t = 8192, value_parser = whole(limit::ROWS))]
     pub max_rows: usize,
     /// Generations that wait; further ones are answered with 429
-    #[arg(long, env = "STEERLING_MAX_QUEUE", default_value_t = 64)]
+    #[arg(long, env = "STEERLING_MAX_QUEUE", default_value_t = 64, value_parser = whole(limit::COUNT))]
     pub max_queue: usize,
     /// Token positions (rows times length) that a request to /score may need; one that needs more is rejected
-    #[arg(long, env = "STEERLING_MAX_SCORE_POSITIONS", default_value_t = 1 << 27)]
+    #[arg(long, env = "STEERLING_MAX_SCORE_POSITIONS", default_value_t = 1 << 27, value_parser = whole(limit::POSITIONS))]
     pub max_score_positions: u64,
     /// Longest time from request to end of the answer, in seconds
-    #[arg(long = "timeout-seconds", env = "STEERLING_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
+    #[arg(long = "timeout-seconds", env = "STEERLING_TIMEOUT_SECONDS", default_value = "600", value_parser = some_seconds)]
     pub timeout: Duration,
     /// Time that open generations get after SIGTERM or SIGINT, in seconds
     #[arg(long = "drain-seconds", env = "STEERLING_DRAIN_SECONDS", default_value = "30", value_parser = seconds)]
     pub drain: Duration,
     /// Failed steps within ten minutes that are answered by loading the model again; one more ends the process
-    #[arg(long, env = "STEERLING_MAX_FAULTS", default_value_t = 5)]
+    #[arg(long, env = "STEERLING_MAX_FAULTS", default_value_t = 5, value_parser = whole(limit::COUNT))]
     pub max_faults: usize,
     /// Time in one step after which the server calls itself not ready, in seconds
-    #[arg(long = "stall-seconds", env = "STEERLING_STALL_SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long = "stall-seconds", env = "STEERLING_STALL_SECONDS", default_value = "60", value_parser = some_seconds)]
     pub stall: Duration,
     /// Largest request body, in bytes
-    #[arg(long, env = "STEERLING_MAX_BODY_BYTES", default_value_t = 1 << 20)]
+    #[arg(long, env = "STEERLING_MAX_BODY_BYTES", default_value_t = 1 << 20, value_parser = whole(limit::BODY_BYTES))]
     pub max_body_bytes: usize,
     /// Who may ask, and what is kept of it.
     #[command(flatten)]
@@ -137,10 +162,10 @@ pub struct GuardOptions {
     #[arg(long, env = "STEERLING_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS", value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
     /// Time for the head of a request, and for the next one on an open connection, in seconds
-    #[arg(long = "header-timeout-seconds", env = "STEERLING_HEADER_TIMEOUT_SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long = "header-timeout-seconds", env = "STEERLING_HEADER_TIMEOUT_SECONDS", default_value = "60", value_parser = some_seconds)]
     pub header_timeout: Duration,
     /// Largest head of a request, in bytes; 8192 at least
-    #[arg(long, env = "STEERLING_MAX_HEADER_BYTES", default_value_t = MAX_HEADER_BYTES, value_parser = header_bytes)]
+    #[arg(long, env = "STEERLING_MAX_HEADER_BYTES", default_value_t = MAX_HEADER_BYTES, value_parser = whole(limit::HEADER_BYTES))]
     pub max_header_bytes: usize,
     /// Policy that holds for every generation, beside the one that a request names; a `[policies.NAME]` of the file
     #[arg(long, env = "STEERLING_POLICY", value_name = "NAME")]
@@ -259,31 +284,13 @@ pub enum Active {
 fn active(text: &str) -> Result<Active, String> {
     match text {
         "auto" => Ok(Active::Auto),
-        number => at_least_one(number).map(Active::AtMost),
+        number => whole(limit::JOBS)(number).map(Active::AtMost),
     }
 }
 
 /// The directory of a model; the demo inside the program if none is given.
 pub fn model_dir(directory: Option<&Path>) -> ModelDir {
     directory.map_or_else(|| DEMO.into(), ModelDir::from)
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("0 is below the minimum of 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn header_bytes(text: &str) -> Result<usize, String> {
-    /// What the HTTP library needs to read at all.
-    const LEAST: usize = 8192;
-    match text.parse() {
-        Ok(n) if n < LEAST => Err(format!("{n} is below the minimum of {LEAST}")),
-        Ok(n) => Ok(n),
-        Err(error) => Err(format!("`{text}`: {error}")),
-    }
 }
 
 /// `*`, or scheme and host as a browser sends them.
@@ -294,14 +301,4 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
         true => HeaderValue::from_str(text).map_err(|error| error.to_string()),
         false => Err(format!("`{text}` is neither `*` nor an origin such as https://example.org")),
     }
-}
-
-/// Seconds, with decimals; at most a century, so that a deadline can always be computed.
-fn seconds(text: &str) -> Result<Duration, String> {
-    const MOST: f64 = 3.2e9;
-    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
-    if !(0.0..=MOST).contains(&seconds) {
-        return Err(format!("{text} is outside 0..={MOST}"));
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }

@@ -55,6 +55,21 @@ pub struct EngineOptions {
     pub stall: Duration,
 }
 
+impl EngineOptions {
+    /// Rejects what leaves no room for any generation on a device with these limits.
+    ///
+    /// # Errors
+    /// Naming the flag, its value and the limit.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<()> {
+        let least = limits.prefill_rows + limits.canvas.block_size;
+        if self.max_rows >= least {
+            return Ok(());
+        }
+        let message = format!("{} is below the minimum of {least} for this model", self.max_rows);
+        Err(steerling::Error::invalid("--max-rows", message))
+    }
+}
+
 /// A denoiser as it comes from its builder, with what the world may know of it.
 pub struct Loaded<D> {
     /// Stays on the worker thread.

@@ -184,10 +184,10 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-#[expect(clippy::print_stdout, reason = "the report is the command's output")]
-pub(super) fn print(compared: &[Compared]) {
-    println!(
-        "{:>5} {:>20} {:>10} {:>9} {:>11} {:>9} {:>9} {:>10} {:>6}{}",
+/// The table for people.
+pub(super) fn table(compared: &[Compared]) -> String {
+    let mut text = format!(
+        "{:>5} {:>20} {:>10} {:>9} {:>11} {:>9} {:>9} {:>10} {:>6}{}\n",
         "batch",
         "decoding",
         "align",
@@ -203,8 +203,8 @@ pub(super) fn print(compared: &[Compared]) {
         let Setting { decoding, align } = one.setting;
         let align = align.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         let accepted = one.accepted.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
-        println!(
-            "{:>5} {:>20} {align:>10} {:>9.1} {:>11.2} {:>9.1} {accepted:>9} {:>10.1} {:>6.2}{}",
+        text += &format!(
+            "{:>5} {:>20} {align:>10} {:>9.1} {:>11.2} {:>9.1} {accepted:>9} {:>10.1} {:>6.2}{}\n",
             one.batch,
             decoding.to_string(),
             one.forwards,
@@ -215,6 +215,7 @@ pub(super) fn print(compared: &[Compared]) {
             one.quality.map_or_else(String::new, told)
         );
     }
+    text
 }
 
 fn told(quality: Quality) -> String {

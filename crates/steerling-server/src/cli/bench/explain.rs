@@ -115,21 +115,21 @@ fn input_cost(runtime: &mut Runtime, trace: &Trace, (method, form, n_steps): Met
     })
 }
 
-#[expect(clippy::print_stdout, reason = "the report is the command's output")]
-pub(super) fn print(explained: &Explained) {
-    println!(
-        "\nconcept attribution: {:.4} s a step, {:.4} s without, {:+.1} % (median of pairs)",
+/// The table for people.
+pub(super) fn table(explained: &Explained) -> String {
+    let mut text = format!(
+        "\nconcept attribution: {:.4} s a step, {:.4} s without, {:+.1} % (median of pairs)\n",
         explained.attributed_seconds,
         explained.plain_seconds,
         explained.overhead * 100.0
     );
-    println!(
-        "{:>22} {:>8} {:>9} {:>12} {:>12} {:>12}",
+    text += &format!(
+        "{:>22} {:>8} {:>9} {:>12} {:>12} {:>12}\n",
         "input attribution", "n_steps", "s/target", "rows fwd", "rows bwd", "incomplete"
     );
     for cost in &explained.inputs {
-        println!(
-            "{:>22} {:>8} {:>9.3} {:>12} {:>12} {:>11.1} %",
+        text += &format!(
+            "{:>22} {:>8} {:>9.3} {:>12} {:>12} {:>11.1} %\n",
             cost.method,
             cost.n_steps,
             cost.seconds_per_target,
@@ -138,4 +138,5 @@ pub(super) fn print(explained: &Explained) {
             cost.mean_completeness_error * 100.0
         );
     }
+    text
 }

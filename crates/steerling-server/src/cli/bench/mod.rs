@@ -13,13 +13,15 @@ mod sweep;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::RangedU64ValueParser;
 use steerling::backbone::KvPool;
 use steerling::config::Preset;
 use steerling::device::Speeds;
 use steerling::{Config, DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 use steerling_server::config::model_dir;
 
+use super::output::{Reader, emit};
 use batch::Shape;
 use memory::Peaks;
 use report::{Head, Report};
@@ -29,6 +31,14 @@ use sweep::{Plan, Sweep};
 const KV_CACHE_MIB: u64 = 4096;
 /// The least context of a sweep: half of it is prompt, the rest has a few steps.
 const LEAST_CONTEXT: usize = 8;
+
+/// The longest sequence that can be asked for; what a model has room for is known when it is loaded.
+const MOST_TOKENS: u64 = 1 << 24;
+
+/// A number that no sum overflows with.
+fn at_most(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=most)
+}
 
 /// Measure denoising steps on this machine, or put load on a running server.
 ///
@@ -47,21 +57,22 @@ pub(crate) struct BenchArgs {
     preset: Option<Preset>,
     /// Sequences in the batch; several values are measured one after the other [default: 1,4,16; of a table
     /// 1,2,4,8,16,32].
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = at_most(1 << 16))]
     batch: Vec<usize>,
     /// The whole table, with sequences of so many tokens, prompt and generated [default: 256,1024,4096].
     #[arg(
         long,
         value_delimiter = ',',
         value_name = "TOKENS",
+        value_parser = at_most(MOST_TOKENS),
         conflicts_with_all = ["prompt_tokens", "max_new_tokens", "steps", "explain", "decoding", "url"]
     )]
     context: Vec<usize>,
     /// Tokens of each prompt [default: 32].
-    #[arg(long)]
+    #[arg(long, value_parser = at_most(MOST_TOKENS))]
     prompt_tokens: Option<usize>,
     /// Tokens to generate for each sequence [default: 64].
-    #[arg(long)]
+    #[arg(long, value_parser = at_most(MOST_TOKENS))]
     max_new_tokens: Option<usize>,
     /// Denoising steps of each sequence; one a token if absent.
     #[arg(long)]
@@ -76,7 +87,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
     /// MiB for pages of keys and values [default: 4096; of a table, what its largest cell needs].
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=1 << 30))]
     kv_cache_mib: Option<u64>,
     /// Also measure what explanations cost, for one sequence.
     #[arg(long)]
@@ -150,21 +161,32 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         if args.kv_cache_mib.is_none() {
             let config = config(&source)?;
             let pages = plan.pages(config.context, config.diff_block_size);
-            options.kv_bytes = pages as u64 * KvPool::page_bytes(&config, &compute);
+            options.kv_bytes = KvPool::page_bytes(&config, &compute).saturating_mul(pages as u64);
         }
         // Before the model is there: what this takes is not to count as memory of the model.
         speeds = Some(Speeds::measure(&compute)?);
     }
     let start = Instant::now();
-    let mut runtime = super::load(&source, &options)?;
+    let mut runtime = match plan.is_some() && args.kv_cache_mib.is_none() {
+        true => super::load(&source, &options).context("the pages of the largest --batch and --context")?,
+        false => super::load(&source, &options)?,
+    };
     let head = Head::new(runtime.info(), start.elapsed().as_secs_f64());
-    head.print();
+    // A report in a file is wanted even if nobody reads the table any more.
+    let show = |text: &str| {
+        let reader = emit(text)?;
+        Ok(if args.json.is_some() { Reader::Listening } else { reader })
+    };
+    if show(&head.line())? == Reader::Gone {
+        return Ok(());
+    }
     let save = |report: &Report| args.json.as_ref().map_or(Ok(()), |path| report.save(path));
     let found: Sweep;
     let mut report = Report::new(&head);
     if let Some((plan, speeds)) = plan.zip(speeds) {
-        found = sweep::measure(&mut runtime, &plan, &speeds, &|runtime, sweep| {
-            save(&Report { sweep: Some(sweep), peaks: Some(Peaks::so_far(runtime)), ..Report::new(&head) })
+        found = sweep::measure(&mut runtime, &plan, &speeds, &|runtime, sweep, lines| {
+            save(&Report { sweep: Some(sweep), peaks: Some(Peaks::so_far(runtime)), ..Report::new(&head) })?;
+            show(lines)
         })?;
         report.sweep = Some(&found);
     } else {
@@ -182,8 +204,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         }
     }
     report.peaks = Some(Peaks::so_far(&runtime));
-    report.print();
     save(&report)?;
+    show(&report.rest())?;
     match report.sweep.map_or(0, |sweep| sweep.failures.len()) {
         0 => Ok(()),
         1 => bail!("a measurement failed"),

@@ -59,10 +59,9 @@ impl Head {
     }
 
     /// In one line.
-    #[expect(clippy::print_stdout, reason = "the report is the command's output")]
-    pub(super) fn print(&self) {
-        println!(
-            "{} ({:.1} M parameters) on {} in {}, weights in {}, {} threads, loaded in {:.1} s",
+    pub(super) fn line(&self) -> String {
+        format!(
+            "{} ({:.1} M parameters) on {} in {}, weights in {}, {} threads, loaded in {:.1} s\n",
             self.model,
             self.parameters as f64 / 1e6,
             self.device,
@@ -70,7 +69,7 @@ impl Head {
             self.weights,
             self.threads,
             self.load_seconds
-        );
+        )
     }
 }
 
@@ -96,30 +95,26 @@ impl<'a> Report<'a> {
     }
 
     /// Everything that was not printed as it came.
-    #[expect(clippy::print_stdout, reason = "the report is the command's output")]
-    pub(super) fn print(&self) {
+    pub(super) fn rest(&self) -> String {
+        let mut text = String::new();
         if let Some(new) = self.max_new_tokens {
             let prompt = self.prompt_tokens.map_or_else(String::new, |prompt| format!("prompt {prompt}, "));
-            println!("{prompt}{new} new tokens");
+            text += &format!("{prompt}{new} new tokens\n");
         }
         if !self.runs.is_empty() {
-            steps::print(&self.runs);
+            text += &steps::table(&self.runs);
         }
         if !self.decoding.is_empty() {
-            decoding::print(&self.decoding);
+            text += &decoding::table(&self.decoding);
         }
-        if let Some(explained) = &self.explained {
-            explain::print(explained);
+        text.extend(self.explained.as_ref().map(explain::table));
+        text.extend(self.sweep.map(sweep::rest));
+        if let Some(peak) = self.peaks.as_ref().and_then(|peaks| peaks.peak_memory_mib) {
+            text += &format!("\npeak memory {peak} MiB\n");
         }
-        if let Some(sweep) = self.sweep {
-            sweep::print(sweep);
+        if let Some(peak) = self.peaks.as_ref().and_then(|peaks| peaks.peak_device_memory_mib) {
+            text += &format!("peak memory of the device {peak} MiB\n");
         }
-        let Some(Peaks { peak_memory_mib, peak_device_memory_mib }) = self.peaks else { return };
-        if let Some(peak) = peak_memory_mib {
-            println!("\npeak memory {peak} MiB");
-        }
-        if let Some(peak) = peak_device_memory_mib {
-            println!("peak memory of the device {peak} MiB");
-        }
+        text
     }
 }

@@ -67,25 +67,22 @@ pub(super) fn measure(runtime: &mut Runtime, shape: &Shape, most: Option<usize>,
     })
 }
 
-#[expect(clippy::print_stdout, reason = "the report is the command's output")]
-pub(super) fn print(runs: &[Run]) {
-    println!("{:>6} {:>9} {:>10} {:>10} {:>10} {:>12}", "batch", "rows/fwd", "s/step", "median", "p90", "tokens/s");
+/// The table for people.
+pub(super) fn table(runs: &[Run]) -> String {
+    let [batch, rows, mean, median] = ["batch", "rows/fwd", "s/step", "median"];
+    let mut text = format!("{batch:>6} {rows:>9} {mean:>10} {median:>10} {:>10} {:>12}\n", "p90", "tokens/s");
     for run in runs {
         let Quantiles { mean, median, p90 } = run.seconds_per_step;
         let (rows, speed) = (run.rows_per_forward, run.tokens_per_second);
-        println!("{:>6} {rows:>9.1} {mean:>10.4} {median:>10.4} {p90:>10.4} {speed:>12.2}", run.batch);
+        text += &format!("{:>6} {rows:>9.1} {mean:>10.4} {median:>10.4} {p90:>10.4} {speed:>12.2}\n", run.batch);
     }
-    println!("\nshare of time, per batch size");
+    text += "\nshare of time, per batch size\n";
     for (i, (name, _)) in runs.first().map(|run| run.shares.iter().enumerate()).into_iter().flatten() {
-        print!("{name:>20}");
-        for run in runs {
-            print!(" {:>7.1} %", run.shares[i].1 * 100.0);
-        }
-        println!();
+        text += &format!("{name:>20}");
+        text.extend(runs.iter().map(|run| format!(" {:>7.1} %", run.shares[i].1 * 100.0)));
+        text += "\n";
     }
-    print!("{:>20}", "overhead");
-    for run in runs {
-        print!(" {:>7.1} %", run.overhead_share * 100.0);
-    }
-    println!("   (neither product nor attention)");
+    text += &format!("{:>20}", "overhead");
+    text.extend(runs.iter().map(|run| format!(" {:>7.1} %", run.overhead_share * 100.0)));
+    text + "   (neither product nor attention)\n"
 }

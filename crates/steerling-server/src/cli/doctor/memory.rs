@@ -23,7 +23,7 @@ pub(super) fn check(needed: u64) -> Finding {
 
 /// The smaller of what the machine and the control group still have.
 fn available() -> Option<(u64, &'static str)> {
-    let machine = machine(&read_to_string("/proc/meminfo").ok()?).map(|bytes| (bytes, "this machine"));
+    let machine = field(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:").map(|bytes| (bytes, "this machine"));
     let group = group(
         &read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default(),
         &read_to_string("/sys/fs/cgroup/memory.current").unwrap_or_default(),
@@ -31,8 +31,15 @@ fn available() -> Option<(u64, &'static str)> {
     machine.into_iter().chain(group.map(|bytes| (bytes, "this container"))).min_by_key(|(bytes, _)| *bytes)
 }
 
-fn machine(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// Bytes of memory and swap that this machine has, used or not.
+pub(in crate::cli) fn installed() -> Option<u64> {
+    let meminfo = read_to_string("/proc/meminfo").ok()?;
+    Some(field(&meminfo, "MemTotal:")? + field(&meminfo, "SwapTotal:").unwrap_or(0))
+}
+
+/// A line of /proc/meminfo, in bytes.
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
@@ -50,6 +57,6 @@ mod tests {
     fn the_limit_of_a_container_counts_what_is_used_of_it() {
         assert_eq!(group("1000\n", "300\n"), Some(700));
         assert_eq!(group("max\n", "300\n"), None);
-        assert_eq!(machine("MemTotal: 9 kB\nMemAvailable:   4 kB\n"), Some(4096));
+        assert_eq!(field("MemTotal: 9 kB\nMemAvailable:   4 kB\n", "MemAvailable:"), Some(4096));
     }
 }

@@ -1,16 +1,15 @@
 //! `steerling doctor`: what keeps `serve` from working here, before it is started.
 
-mod memory;
+pub(super) mod memory;
 
 use std::fs::OpenOptions;
-use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::bail;
 use indicatif::BinaryBytes;
 use steerling::ModelDir;
 use steerling::backbone::KvPool;
-use steerling_server::config::{GuardOptions, ServeOptions, unknown_variables};
+use steerling_server::config::{GuardOptions, Host, ServeOptions, unknown_variables};
 
 use super::inspect::problems;
 use super::output::emit;
@@ -43,9 +42,10 @@ pub(crate) fn run(configured: anyhow::Result<Configured>) -> anyhow::Result<()> 
             let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
             found.extend(unknown_variables(names).into_iter().map(|warning| ("environment", Doubt(warning))));
             found.extend(model(&options));
-            found.push(("port", port("port", options.host, options.port)));
+            found.push(("port", port("port", &options.host, options.port)));
             if let Some(admin) = options.admin_port {
-                found.push(("admin port", port("admin_port", options.admin_host.unwrap_or(options.host), admin)));
+                let host = options.admin_host.as_ref().unwrap_or(&options.host);
+                found.push(("admin port", port("admin_port", host, admin)));
             }
             found.push(("access", access(&options)));
             found.push(("open files", open_files()));
@@ -120,10 +120,14 @@ fn model(options: &ServeOptions) -> Vec<(&'static str, Finding)> {
     found
 }
 
-fn port(key: &str, host: IpAddr, port: u16) -> Finding {
-    match TcpListener::bind((host, port)) {
-        Ok(_) => Good(format!("{host}:{port} is free")),
-        Err(error) => Bad(format!("{host}:{port}: {error}; end what listens there, or set {key} to another one")),
+fn port(key: &str, host: &Host, port: u16) -> Finding {
+    if let Err(error) = host.resolve(port) {
+        return Bad(format!("{host}: {error}; give an address, or a name that this machine knows"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    match runtime.and_then(|runtime| runtime.block_on(host.listen(port))) {
+        Ok(_) => Good(format!("{}:{port} is free", host.in_url())),
+        Err(error) => Bad(format!("{error}; end what listens there, or set {key} to another one")),
     }
 }
 

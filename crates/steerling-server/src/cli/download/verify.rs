@@ -7,6 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+/// Whether a tag is a checksum that a file can be compared with.
+pub(super) fn is_checksum(tag: &str) -> bool {
+    [40, 64].contains(&tag.len()) && tag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Compares a file with the hub's tag for it: the SHA-256 of a large file, git's object id (SHA-1 of a head and the
 /// content) of a small one.
 ///

@@ -9,6 +9,8 @@ use steerling::tokenizer::Message;
 use steerling::{Denoiser, GenerateParams, Runtime, Tokenizer};
 use steerling_server::config::ModelOptions;
 
+use crate::cli::note;
+
 /// Generate text.
 ///
 /// On a terminal the block being unmasked is shown in place; anywhere else nothing but the text is printed, as it
@@ -111,7 +113,7 @@ impl GenerateArgs {
         }
         let mut input = std::io::stdin().lock();
         if input.is_terminal() {
-            eprintln!("reading the prompt from standard input; Ctrl-D ends it");
+            note("reading the prompt from standard input; Ctrl-D ends it");
         }
         let mut text = String::new();
         input.read_to_string(&mut text).context("cannot read the prompt from standard input")?;

@@ -9,9 +9,9 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use steerling::{Canvas, Denoiser, Error, Generation, Outcome, Runtime, StepUpdate};
+use steerling::{Canvas, Denoiser, Generation, Outcome, Runtime, StepUpdate};
 
-use super::output::{Reader, emit};
+use super::output::{Reader, emit, note};
 use super::progress;
 pub(crate) use args::GenerateArgs;
 use interrupt::Interrupt;
@@ -43,15 +43,12 @@ pub(super) struct Timings {
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     args.check()?;
     let prompt = args.prompt()?;
-    let mut runtime = progress::load(&args.model.source(), &args.model.runtime()).map_err(|error| match error {
-        Error::Invalid { field, message } if field == "kv_bytes" => Error::invalid("--kv-cache-mib", message),
-        other => other,
-    })?;
+    let mut runtime = progress::load(&args.model.source(), &args.model.runtime())?;
     let ids = args.encode(runtime.tokenizer(), &prompt)?;
     let (params, warnings) = args.params(&ids, &runtime)?;
     let canvas = Canvas::new(&ids, params, &runtime.limits().canvas)?;
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        note(format_args!("warning: {warning}"));
     }
     let mut generation = Generation::new(canvas, runtime.tokenizer());
     let interrupt = Interrupt::watch()?;
@@ -65,7 +62,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let Some(outcome) = outcome else {
         if interrupt.seen() {
             let (done, all) = (generation.canvas.commits().len(), generation.canvas.params().max_new_tokens);
-            eprintln!("interrupted after {done} of {all} tokens");
+            note(format_args!("interrupted after {done} of {all} tokens"));
             std::process::exit(interrupt::EXIT_CODE);
         }
         return Ok(());
@@ -74,7 +71,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         let result = result::json(args, &runtime, &generation.canvas, &outcome, timings, &warnings);
         emit(&format!("{result:#}\n"))?;
     } else {
-        eprintln!("{}", result::summary(&generation.canvas, &outcome, timings));
+        note(result::summary(&generation.canvas, &outcome, timings));
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ use workload::Workload;
 const MIXED: &str = include_str!("../workloads/mixed.toml");
 /// That of a soak.
 const SOAK: &str = include_str!("../workloads/soak.toml");
+/// Clients of a closed loop, as many as there are ports.
+const MOST_CLIENTS: usize = 1 << 16;
 /// Requests of an open loop that may be open at once.
 const MOST_OPEN: usize = 4096;
 
@@ -100,7 +102,11 @@ pub(crate) fn run(args: &LoadArgs, url: &str, json: Option<&PathBuf>) -> Result<
 }
 
 async fn measure(args: &LoadArgs, url: &str) -> Result<Report> {
-    ensure!(args.concurrency > 0, "--concurrency: 0 is below the minimum of 1");
+    ensure!(
+        (1..=MOST_CLIENTS).contains(&args.concurrency),
+        "--concurrency: {} is outside 1..={MOST_CLIENTS}",
+        args.concurrency
+    );
     ensure!((0.1..=1e6).contains(&args.seconds), "--seconds: {} is outside 0.1..=1000000", args.seconds);
     if let Some(rate) = args.rate {
         ensure!((1e-3..=1e5).contains(&rate), "--rate: {rate} is outside 0.001..=100000");

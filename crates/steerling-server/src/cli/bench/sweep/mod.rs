@@ -11,13 +11,15 @@ use serde::Serialize;
 use steerling::device::Speeds;
 use steerling::{Denoiser, Runtime};
 
+use crate::cli::output::Reader;
+
 use super::batch::Shape;
 use super::explain::{self, Explained};
 use cell::{Cell, Outcome};
 use floors::Bounds;
 use prompts::{Embeddings, Prefill};
 
-pub(super) use print::print;
+pub(super) use print::rest;
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -51,12 +53,13 @@ pub(super) struct Sweep {
 }
 
 /// Measures everything in turn. What fails, such as a device out of memory, does not keep the rest from being measured.
-/// `save` is given what there is after each part, so that nothing is lost if the program is stopped.
+/// `show` is given what there is after each part, so that nothing is lost if the program is stopped, and the lines of the
+/// table that tell of it. The measurement ends when nobody reads them any more.
 pub(super) fn measure(
     runtime: &mut Runtime,
     plan: &Plan,
     speeds: &Speeds,
-    save: &dyn Fn(&Runtime, &Sweep) -> Result<()>,
+    show: &dyn Fn(&Runtime, &Sweep, &str) -> Result<Reader>,
 ) -> Result<Sweep> {
     let mut sweep = Sweep {
         bounds: Bounds::new(runtime.info(), speeds),
@@ -66,16 +69,20 @@ pub(super) fn measure(
         explained: None,
         failures: Vec::new(),
     };
-    print::head(&sweep);
+    if show(runtime, &sweep, &print::head(&sweep))? == Reader::Gone {
+        return Ok(sweep);
+    }
     for context in &plan.contexts {
         for sequences in &plan.sequences {
             let cell = cell::measure(runtime, &sweep.bounds, (*sequences, *context), plan.forwards);
-            print::row(&cell);
+            let row = print::row(&cell);
             if let Outcome::Failed(error) = &cell.outcome {
                 sweep.failures.push(format!("{sequences} sequences at a context of {context}: {error}"));
             }
             sweep.cells.push(cell);
-            save(runtime, &sweep)?;
+            if show(runtime, &sweep, &row)? == Reader::Gone {
+                return Ok(sweep);
+            }
         }
     }
     let limits = runtime.limits();
@@ -88,11 +95,11 @@ pub(super) fn measure(
     if let Some(context) = contexts.iter().min() {
         let found = prompts::embeddings(runtime, *context);
         sweep.embeddings = or_note(&mut sweep.failures, "embeddings", found);
-        save(runtime, &sweep)?;
+        show(runtime, &sweep, "")?;
         let shape = Shape::of_context(*context, &limits);
         let found = explain::measure(runtime, &shape, Some(plan.forwards), &[explain::INTEGRATED_GRADIENTS]);
         sweep.explained = or_note(&mut sweep.failures, "explanations", found);
-        save(runtime, &sweep)?;
+        show(runtime, &sweep, "")?;
     }
     Ok(sweep)
 }

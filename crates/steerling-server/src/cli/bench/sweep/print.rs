@@ -1,32 +1,35 @@
 //! The table for people. Cells are shown as they come.
-#![expect(clippy::print_stdout, reason = "the report is the command's output")]
 
 use super::Sweep;
 use super::cell::{Cell, Measured, Outcome};
 use crate::cli::bench::explain;
 
 /// What the device can do, and the head of the table.
-pub(super) fn head(sweep: &Sweep) {
+pub(super) fn head(sweep: &Sweep) -> String {
     let bounds = &sweep.bounds;
-    println!(
+    format!(
         "measured here: {:.1} GB/s copied within the device, {:.2} TFLOP/s of a large product\n\
-         every step reads {:.2} GB of weights: the memory floor is {:.3} ms; floors are followed by their share of the median step\n",
+         every step reads {:.2} GB of weights: the memory floor is {:.3} ms; floors are followed by their share of the median step\n\n\
+         {:>7} {:>9} {:>9} {:>10} {:>10} {:>10} {:>12} {:>18}\n",
         bounds.bytes_per_second / 1e9,
         bounds.operations_per_second / 1e12,
         bounds.weight_bytes as f64 / 1e9,
-        bounds.memory_seconds() * 1e3
-    );
-    println!(
-        "{:>7} {:>9} {:>9} {:>10} {:>10} {:>10} {:>12} {:>18}",
-        "context", "sequences", "rows/step", "median ms", "p90 ms", "tokens/s", "memory floor", "compute floor"
-    );
+        bounds.memory_seconds() * 1e3,
+        "context",
+        "sequences",
+        "rows/step",
+        "median ms",
+        "p90 ms",
+        "tokens/s",
+        "memory floor",
+        "compute floor"
+    )
 }
 
 /// A row of the table.
-pub(super) fn row(Cell { sequences, context, outcome }: &Cell) {
-    print!("{context:>7} {sequences:>9} ");
-    match outcome {
-        Outcome::Measured(found) => println!(
+pub(super) fn row(Cell { sequences, context, outcome }: &Cell) -> String {
+    let found = match outcome {
+        Outcome::Measured(found) => format!(
             "{:>9.0} {:>10.2} {:>10.2} {:>10.2} {:>10.0} % {:>9.2} {:>4.0} %",
             found.rows_per_forward,
             found.seconds_per_step.median * 1e3,
@@ -36,38 +39,37 @@ pub(super) fn row(Cell { sequences, context, outcome }: &Cell) {
             found.floors.compute_seconds * 1e3,
             found.floors.compute_share * 100.0
         ),
-        Outcome::Skipped(reason) => println!("skipped: {reason}"),
-        Outcome::Failed(error) => println!("FAILED: {error}"),
-    }
+        Outcome::Skipped(reason) => format!("skipped: {reason}"),
+        Outcome::Failed(error) => format!("FAILED: {error}"),
+    };
+    format!("{context:>7} {sequences:>9} {found}\n")
 }
 
 /// Everything behind the table.
-pub(in crate::cli::bench) fn print(sweep: &Sweep) {
-    for cells in sweep.cells.chunk_by(|a, b| a.context == b.context) {
-        parts(cells);
-    }
+pub(in crate::cli::bench) fn rest(sweep: &Sweep) -> String {
+    let mut text: String = sweep.cells.chunk_by(|a, b| a.context == b.context).map(parts).collect();
     if !sweep.prefill.is_empty() {
-        println!("\n{:>14} {:>8} {:>9} {:>10}", "prompt, alone", "rows", "s", "rows/s");
+        text += &format!("\n{:>14} {:>8} {:>9} {:>10}\n", "prompt, alone", "rows", "s", "rows/s");
     }
     for prompt in &sweep.prefill {
-        println!("{:>14} {:>8} {:>9.3} {:>10.0}", prompt.context, prompt.rows, prompt.seconds, prompt.rows_per_second);
+        let (context, rows, speed) = (prompt.context, prompt.rows, prompt.rows_per_second);
+        text += &format!("{context:>14} {rows:>8} {:>9.3} {speed:>10.0}\n", prompt.seconds);
     }
     if let Some(found) = &sweep.embeddings {
-        println!(
-            "\nembeddings: {:.2} texts/s of {} tokens, {:.0} tokens/s",
+        text += &format!(
+            "\nembeddings: {:.2} texts/s of {} tokens, {:.0} tokens/s\n",
             found.texts_per_second, found.tokens_per_text, found.tokens_per_second
         );
     }
     if let Some(explained) = &sweep.explained {
-        explain::print(explained);
+        text += &explain::table(explained);
     }
-    for failure in &sweep.failures {
-        println!("\nFAILED: {failure}");
-    }
+    text.extend(sweep.failures.iter().map(|failure| format!("\nFAILED: {failure}\n")));
+    text
 }
 
 /// The parts of the steps at one context.
-fn parts(cells: &[Cell]) {
+fn parts(cells: &[Cell]) -> String {
     let found: Vec<(usize, &Measured)> = cells
         .iter()
         .filter_map(|cell| match &cell.outcome {
@@ -75,13 +77,14 @@ fn parts(cells: &[Cell]) {
             Outcome::Skipped(_) | Outcome::Failed(_) => None,
         })
         .collect();
-    let Some((_, first)) = found.first() else { return };
-    print!("\n{:>28}", format!("ms a step, context {}", cells[0].context));
-    found.iter().for_each(|(sequences, _)| print!(" {sequences:>9}"));
-    println!("  sequences (steps that wait for the device at each part)");
+    let Some((_, first)) = found.first() else { return String::new() };
+    let mut text = format!("\n{:>28}", format!("ms a step, context {}", cells[0].context));
+    text.extend(found.iter().map(|(sequences, _)| format!(" {sequences:>9}")));
+    text += "  sequences (steps that wait for the device at each part)\n";
     for (i, (name, _)) in first.parts.iter().enumerate() {
-        print!("{name:>28}");
-        found.iter().for_each(|(_, cell)| print!(" {:>9.3}", cell.parts[i].1 * 1e3));
-        println!();
+        text += &format!("{name:>28}");
+        text.extend(found.iter().map(|(_, cell)| format!(" {:>9.3}", cell.parts[i].1 * 1e3)));
+        text += "\n";
     }
+    text
 }
