@@ -4,6 +4,7 @@
 mod attribute;
 mod decoding;
 mod docs;
+mod ends;
 mod engine;
 mod examples;
 mod generate;

@@ -1,5 +1,6 @@
 //! `POST /steer`.
 
+mod controls;
 mod effect;
 mod request;
 
@@ -153,9 +154,12 @@ pub(crate) async fn steer(
     let request = SteerRequest { request, fields };
     let deadline = state.deadline(request.request.timeout_ms)?;
     let streamed = request.request.stream;
+    let governed = state.options.guard.policies.governed(request.request.policy.as_deref())?;
     let plan = {
         let model = model.clone();
-        tokio::task::spawn_blocking(move || request.plan(&model)).await.map_err(|_| ApiError::internal())??
+        tokio::task::spawn_blocking(move || request.plan(&model, &governed))
+            .await
+            .map_err(|_| ApiError::internal())??
     };
     let Plan { recipe, kinds, lanes } = plan;
     let Opened { lanes, steerings, places } = lanes::open(&state, deadline, lanes).await?;
