@@ -41,7 +41,7 @@ space = ["The rocket orbited the moon.", "The alien counted the stars."]
 kitchen = ["The chef stirred the soup.", "The baker salted the dough."]
 print("\nmore in the first set than in the second:")
 for found in post("/concepts/contrast", a=space, b=kitchen, top_k=6)["items"]:
-    if found["head"] == "known":
+    if found["head"] == "known" and found["mean_a"] > found["mean_b"]:
         print(f"  {found['name']:10} {found['mean_a']:.2f} against {found['mean_b']:.2f}, AUC {found['auc']:.2f}")
 
 # %% Look at what it promotes, before it is used.

@@ -142,6 +142,13 @@ def test_pages_show_the_output_of_the_example(url):
     assert quoted >= 2
 
 
+def test_the_example_calls_more_what_is_more(url):
+    printed = run([sys.executable, str(ROOT / "docs/examples/steer_and_explain.py")], url).split("\n\n")
+    heading, *lines = next(part.splitlines() for part in printed if part.startswith("more in the first set"))
+    means = [re.search(r"([\d.]+) against ([\d.]+)", line).groups() for line in lines]
+    assert means and all(float(first) > float(second) for first, second in means), (heading, lines)
+
+
 def test_curl_is_there():
     assert shutil.which("curl"), "curl is missing (Debian: apt-get install curl)"
 

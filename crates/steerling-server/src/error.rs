@@ -118,7 +118,8 @@ impl ApiError {
     }
 
     pub(crate) fn forbidden(key: &str, scope: Scope) -> Self {
-        let message = format!("the API key `{key}` does not have the scope `{}` that this path needs", scope.as_str());
+        let message =
+            format!("the API key `{key}` does not have the scope `{}` that this request needs", scope.as_str());
         Self::new(Code::Forbidden, message)
     }
 

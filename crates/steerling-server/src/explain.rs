@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use steerling::steer::SteeringSpec;
-use steerling::{Canvas, Denoiser, Runtime};
+use steerling::{Canvas, Denoiser, Outcome, Runtime};
 
 use crate::api::attribution::{Attribution, AttributionRequest};
 use crate::api::steering::SteeringRequest;
@@ -30,7 +30,9 @@ pub fn steering(request: Value, model: &Model) -> Result<SteeringSpec, String> {
 }
 
 /// The tokens, chunks and check of a finished canvas that was attributed, as `POST /attribute` answers.
-pub fn attribution(canvas: &Canvas, model: &Model, top_known: usize, top_unknown: usize) -> Value {
+/// `[top_known, top_unknown]`: how many concepts of each head are told of a token.
+pub fn attribution(canvas: &Canvas, outcome: &Outcome, model: &Model, top: [usize; 2]) -> Value {
+    let [top_known, top_unknown] = top;
     let top = AttributionRequest { top_known, top_unknown };
-    serde_json::to_value(Attribution::of(canvas, model, top)).unwrap_or_default()
+    serde_json::to_value(Attribution::of(canvas, outcome, model, top)).unwrap_or_default()
 }

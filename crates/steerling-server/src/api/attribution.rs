@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use steerling::Canvas;
 use steerling::attribute::{ChunkEnds, ChunkScores, ConceptShare, TokenAttribution, chunk_boundaries};
 use steerling::steer::ConceptKey;
+use steerling::{Canvas, Outcome};
 use utoipa::ToSchema;
 
 use super::concept::HeadBody;
+use super::verify::{Tolerance, Verify};
 use crate::engine::Model;
 use crate::error::ApiError;
 use crate::extract::written_objects_only;
@@ -64,7 +65,7 @@ pub(crate) fn check_guidance(field: &str, cfg_scale: f32) -> Result<(), ApiError
 /// Why the tokens of a generation were committed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Attribution {
-    /// Every committed token, by position.
+    /// One for each of the result's `token_ids`, in the same order.
     pub(crate) tokens: Vec<TokenBody>,
     /// The text cut at `<|endofchunk|>`, each piece with what concepts did for it.
     pub(crate) chunks: Vec<ChunkBody>,
@@ -135,9 +136,9 @@ pub(crate) struct ShareBody {
 pub(crate) struct ChunkBody {
     /// First position.
     start: usize,
-    /// One past the last position.
+    /// One past the last position. The last chunk ends with the last token that is returned.
     end: usize,
-    /// The piece's text.
+    /// The piece's text; a stop string cuts it as it cuts the text.
     text: String,
     /// Largest magnitude first.
     concepts: Vec<ScoreBody>,
@@ -164,55 +165,58 @@ struct ScoreBody {
     score: f32,
 }
 
-/// The logits against the sum of their parts: known, unknown and an epsilon computed from the vectors.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Verify {
-    /// Largest difference of any token, in logits.
-    pub(crate) max_abs_error: f32,
-    /// What the type that the model computes in allows: 1e-4 in f32, 0.05 in f16, 0.5 in bf16, whose logits are
-    /// rounded to about 0.06.
-    pub(crate) atol: f32,
-    /// Whether the parts add up.
-    pub(crate) passed: bool,
-}
-
-/// What rounding may make of a logit of usual size (up to 30) in the type the model computes in.
-pub(crate) fn tolerance(dtype: &str) -> f32 {
-    match dtype {
-        "f32" => 1e-4,
-        "f16" => 0.05,
-        _ => 0.5,
-    }
+/// A sequence, and what of it is returned.
+#[derive(Clone, Copy)]
+pub(crate) struct Returned<'a> {
+    /// Prompt first.
+    pub(crate) ids: &'a [u32],
+    pub(crate) prompt_len: usize,
+    pub(crate) outcome: &'a Outcome,
 }
 
 impl Attribution {
     /// The attribution of a finished canvas.
-    pub(crate) fn of(canvas: &Canvas, model: &Model, top: AttributionRequest) -> Self {
-        let mut stop = canvas.params().stop_tokens.clone();
-        stop.extend(canvas.special().chat.map(|chat| chat.eot));
-        let ends = ChunkEnds { endofchunk: canvas.special().endofchunk, stop: &stop };
-        Self::new(canvas.attributions(), (canvas.ids(), canvas.prompt_len()), ends, (model, top))
+    pub(crate) fn of(canvas: &Canvas, outcome: &Outcome, model: &Model, top: AttributionRequest) -> Self {
+        let returned = Returned { ids: canvas.ids(), prompt_len: canvas.prompt_len(), outcome };
+        Self::new(canvas.attributions(), returned, (model, top))
     }
 
-    /// The attribution of the tokens of `ids` behind a prompt of some length.
+    /// The attribution of what is returned of a sequence; tokens that were committed behind it are left out.
     pub(crate) fn new(
         attributions: &[TokenAttribution],
-        (ids, prompt_len): (&[u32], usize),
-        ends: ChunkEnds<'_>,
+        returned: Returned<'_>,
         (model, top): (&Model, AttributionRequest),
     ) -> Self {
-        let mut tokens: Vec<_> = attributions.iter().map(|token| TokenBody::new(token, model, top)).collect();
-        tokens.sort_by_key(|token| token.position);
-        let chunk = |range: Range<usize>| {
-            let scores = ChunkScores::of(attributions, range.clone());
-            ChunkBody::new(scores, range.clone(), model.tokenizer.decode(&ids[range], true), (model, top))
+        let mut attributions: Vec<&TokenAttribution> =
+            attributions.iter().filter(|token| token.position < returned.outcome.end).collect();
+        attributions.sort_by_key(|token| token.position);
+        let chunk = |(range, text): (Range<usize>, String)| {
+            let scores = ChunkScores::of(attributions.iter().copied(), range.clone());
+            ChunkBody::new(scores, range, text, (model, top))
         };
-        let atol = tolerance(&model.info.dtype);
-        let max_abs_error = attributions.iter().map(TokenAttribution::error).fold(0.0, f32::max);
-        // Written so that a NaN does not pass.
-        let passed = attributions.iter().all(|token| token.error() <= atol);
-        let chunks = chunk_boundaries(ids, prompt_len, ends, true).into_iter().map(chunk).collect();
-        Self { tokens, chunks, verify: Verify { max_abs_error, atol, passed } }
+        Self {
+            tokens: attributions.iter().map(|token| TokenBody::new(token, model, top)).collect(),
+            chunks: returned.chunks(model).into_iter().map(chunk).collect(),
+            verify: Verify::of(&attributions, Tolerance::of_parts(&model.info.dtype)),
+        }
+    }
+}
+
+impl Returned<'_> {
+    /// The chunks of the text, with the text of each.
+    fn chunks(&self, model: &Model) -> Vec<(Range<usize>, String)> {
+        let Self { ids, prompt_len, outcome } = *self;
+        let decode = |ids: &[u32]| model.tokenizer.decode(ids, true);
+        // What ends the text lies behind `end`.
+        let ends = ChunkEnds { endofchunk: model.limits.canvas.special.endofchunk, stop: &[] };
+        let ranges = chunk_boundaries(&ids[..outcome.end], prompt_len, ends, true);
+        let mut chunks: Vec<_> = ranges.into_iter().map(|range| (range.clone(), decode(&ids[range]))).collect();
+        // A stop string may begin inside the last token.
+        let behind = decode(&outcome.token_ids).len().saturating_sub(outcome.text.len());
+        if let Some((_, text)) = chunks.last_mut() {
+            text.truncate(text.floor_char_boundary(text.len().saturating_sub(behind)));
+        }
+        chunks
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod states;
 pub(crate) mod steer;
 pub(crate) mod steering;
 mod text;
+pub(crate) mod verify;
 
 use std::any::Any;
 use std::io;

@@ -376,6 +376,11 @@ impl Recipe {
         named
     }
 
+    /// Whether a direction takes the groups of its concepts along.
+    pub(crate) fn takes_groups(&self) -> bool {
+        self.injections.iter().any(|injection| injection.group)
+    }
+
     /// The same with all targets multiplied.
     pub(crate) fn scaled(&self, multiplier: f32) -> Self {
         let mut recipe = self.clone();

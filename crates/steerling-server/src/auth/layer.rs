@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Access, Key, access};
+use super::{Access, Key, Keys, Scope, access};
 use crate::api::AppState;
 use crate::error::ApiError;
 use crate::observe::RequestId;
@@ -30,6 +30,16 @@ pub(crate) struct Caller {
 /// Who has sent the request that the current task answers; handlers run in the task of their request.
 pub(crate) fn caller() -> Option<Caller> {
     CALLER.try_with(Clone::clone).ok()
+}
+
+/// Refuses the request that the current task answers if its key lacks a scope that only the handler knows it to need.
+/// Without keys nothing is refused.
+pub(crate) fn require(keys: &Keys, scope: Scope) -> Result<(), ApiError> {
+    let Some(name) = caller().and_then(|caller| caller.key) else { return Ok(()) };
+    match keys.iter().any(|key| key.name() == name && key.may(scope)) {
+        true => Ok(()),
+        false => Err(ApiError::forbidden(&name, scope)),
+    }
 }
 
 /// Lets a request through if its key opens the path, and counts it against the limit of the key until the last byte of

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Scope {
     /// Text is written.
     Generate,
-    /// Text is explained, embedded or scored; concepts are looked up.
+    /// Text that is there is explained, embedded or scored; concepts are looked up.
     Explain,
     /// The service itself is looked at.
     Admin,
@@ -55,6 +55,11 @@ pub(crate) fn access(path: &str) -> Access {
         path if path == "/concepts" || path.starts_with("/concepts/") => Access::Needs(Scope::Explain),
         _ => Access::Needs(Scope::Admin),
     }
+}
+
+/// The scope that a request to `path` needs as well if it generates; its handler asks for it with [`super::require`].
+pub(crate) fn to_generate(path: &str) -> Option<Scope> {
+    (path == "/attribute").then_some(Scope::Generate)
 }
 
 #[cfg(test)]

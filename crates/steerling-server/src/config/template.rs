@@ -18,8 +18,8 @@ const TABLES: &str = r##"
 # API keys. With at least one, every path but /health/live, /health/ready and the page at / wants one of them, as
 # `Authorization: Bearer KEY`. `steerling key NAME` makes a key and prints its table: only the SHA-256 of the key is kept.
 # Scopes: generate (/generate, /steer, /v1/completions, /v1/chat/completions), explain (/attribute, /embed, /score,
-# /concepts, /v1/embeddings), admin (/metrics, and all others); without `scopes`, all of them. `max_concurrent`: requests
-# under way at once; without it, no limit of its own.
+# /concepts, /v1/embeddings), admin (/metrics, and all others); without `scopes`, all of them. /attribute without a trace
+# generates and needs both generate and explain. `max_concurrent`: requests under way at once; without it, no limit of its own.
 # In the environment: STEERLING_API_KEY is one key, in clear, with all scopes. STEERLING_API_KEYS is a list of
 # NAME:SCOPES:SHA256, separated by blanks, scopes by `+`.
 #[api_keys.alice]

@@ -7,6 +7,7 @@ use super::{Policies, Policy, Rule};
 use crate::api::embed::global;
 use crate::api::generate::request::Prepared;
 use crate::api::states::reading;
+use crate::api::steering::Recipe;
 use crate::engine::{Ticket, WorkKind};
 use crate::error::ApiError;
 
@@ -21,31 +22,56 @@ pub(crate) async fn enforce(
     if policies.is_empty() {
         return Ok(());
     }
-    // The first generation is what the request asks for; further ones are variations of it.
-    check_steering(&policies, first)?;
+    for (_, prepared) in wanted.iter() {
+        check_steering(&policies, prepared.recipe.as_ref())?;
+    }
     let rules: Vec<Rule> = policies.iter().flat_map(|(_, policy)| policy.rules.clone()).collect();
     if !rules.is_empty() {
         check_prompts(ticket, rules, wanted).await?;
     }
     let names: Vec<String> = policies.iter().map(|(name, _)| (*name).to_owned()).collect();
     for (_, prepared) in wanted.iter_mut() {
-        for recipe in policies.iter().filter_map(|(_, policy)| policy.recipe.as_ref()) {
-            prepared.recipe = Some(match prepared.recipe.take() {
-                Some(own) => own.and(recipe),
-                None => recipe.clone(),
-            });
-        }
+        prepared.recipe = governed(prepared.recipe.take(), &policies);
         prepared.head.policies = names.clone();
     }
     Ok(())
 }
 
-/// A request may not steer against a policy.
-fn check_steering(policies: &[(&str, &Policy)], prepared: &Prepared) -> Result<(), ApiError> {
-    let Some(own) = &prepared.recipe else { return Ok(()) };
-    let edited = own.edited();
+/// What a trace is replayed under: its own steering, and that of the policies which the trace says held. They, and the
+/// default policy of the server, refuse a steering of their concepts as they refuse it in a generation.
+pub(crate) fn replayed(
+    policies: &Policies,
+    names: &[String],
+    recipe: Option<&Recipe>,
+) -> Result<Option<Recipe>, ApiError> {
+    let mut of_trace: Vec<(&str, &Policy)> = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let field = format!("trace.policies[{i}]");
+        if names[..i].contains(name) {
+            return Err(ApiError::invalid(field, format!("the policy `{name}` is named twice")));
+        }
+        of_trace.push(policies.find(&field, name)?);
+    }
+    check_steering(&policies.in_force(None)?, recipe)?;
+    check_steering(&of_trace, recipe)?;
+    Ok(governed(recipe.cloned(), &of_trace))
+}
+
+/// A recipe and what policies add to it. Where two of them set the weight of one concept, the first does: that of the
+/// configuration cannot be undone by naming another.
+fn governed(own: Option<Recipe>, policies: &[(&str, &Policy)]) -> Option<Recipe> {
+    let theirs = policies.iter().rev().filter_map(|(_, policy)| policy.recipe.as_ref());
+    theirs.fold(own, |sum, recipe| match sum {
+        Some(sum) => Some(sum.and(recipe)),
+        None => Some(recipe.clone()),
+    })
+}
+
+/// A request may not steer a concept that a policy steers, in no direction.
+fn check_steering(policies: &[(&str, &Policy)], own: Option<&Recipe>) -> Result<(), ApiError> {
+    let edited = own.map(Recipe::edited).unwrap_or_default();
     for (name, policy) in policies {
-        let theirs = policy.recipe.as_ref().map(|recipe| recipe.edited()).unwrap_or_default();
+        let theirs = policy.governed();
         if let Some(concept) = edited.iter().find(|concept| theirs.contains(concept)) {
             let message = format!("the policy `{name}` steers concept {concept}: a request may not");
             let details = json!({"policy": name, "concept": concept});

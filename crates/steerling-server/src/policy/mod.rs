@@ -1,10 +1,11 @@
-//! Policies: what the operator has always steered, and which prompts are refused. They govern text that is generated;
-//! what only reads text (`/embed`, `/score`, a replayed trace) is not touched.
+//! Policies: what the operator has always steered, and which prompts are refused. They govern text that is generated, and
+//! no request steers a concept that they steer, not even to replay a trace. What only reads text (`/embed`, `/score`) is
+//! not touched.
 
 mod config;
 mod enforce;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use steerling::catalog::Catalog;
@@ -15,7 +16,7 @@ use crate::error::ApiError;
 
 use config::Over;
 pub(crate) use config::PolicyEntry;
-pub(crate) use enforce::enforce;
+pub(crate) use enforce::{enforce, replayed};
 
 /// Largest weight of a concept.
 const MAX_WEIGHT: f32 = 1.0;
@@ -92,19 +93,33 @@ impl Policies {
         Ok(())
     }
 
+    /// The concepts that no generation of a request which names `named` may steer otherwise, by global id.
+    pub(crate) fn governed(&self, named: Option<&str>) -> Result<BTreeSet<u32>, ApiError> {
+        Ok(self.in_force(named)?.iter().flat_map(|(_, policy)| policy.governed()).collect())
+    }
+
     /// Those that hold for a request that names `named`, the default one first.
     fn in_force(&self, named: Option<&str>) -> Result<Vec<(&str, &Policy)>, ApiError> {
         let mut names: Vec<&str> = self.default.as_deref().into_iter().collect();
         names.extend(named.filter(|name| self.default.as_deref() != Some(*name)));
-        if names.is_empty() {
-            return Ok(Vec::new());
+        names.into_iter().map(|name| self.find("policy", name)).collect()
+    }
+
+    /// The policy of this name; errors name `field`.
+    fn find(&self, field: &str, name: &str) -> Result<(&str, &Policy), ApiError> {
+        let missing = || ApiError::invalid(field, format!("there is no policy `{name}`"));
+        if !self.entries.contains_key(name) {
+            return Err(missing());
         }
         // Nothing is generated before the model is there, and with it the policies.
         let resolved = self.resolved.get().ok_or_else(ApiError::internal)?;
-        let find = |name: &str| {
-            let found = resolved.get_key_value(name).map(|(name, policy)| (name.as_str(), policy));
-            found.ok_or_else(|| ApiError::invalid("policy", format!("there is no policy `{name}`")))
-        };
-        names.into_iter().map(find).collect()
+        resolved.get_key_value(name).map(|(name, policy)| (name.as_str(), policy)).ok_or_else(missing)
+    }
+}
+
+impl Policy {
+    /// The concepts that it steers, groups included.
+    fn governed(&self) -> Vec<u32> {
+        self.recipe.as_ref().map(Recipe::edited).unwrap_or_default()
     }
 }

@@ -7,6 +7,7 @@ use steerling::backbone::Compute;
 use steerling::{Config, DeviceChoice, ModelSource, Runtime, RuntimeOptions};
 use steerling_server::engine::Loaded;
 
+use crate::examples::demo;
 use crate::support::{Events, Server, golden, options, refusal};
 
 fn body(fields: Value) -> Value {
@@ -82,6 +83,34 @@ async fn a_trace_is_explained_as_its_generation_was_also_under_steering() {
     let (status, error) = refusal(server.post("/attribute", &json!({"trace": made["trace"]})).await).await;
     assert_eq!(status, 422);
     assert!(error["param"].as_str().unwrap().starts_with("trace.commits["), "{error}");
+}
+
+#[tokio::test]
+async fn the_parts_add_up_and_a_replay_is_recognised_at_any_weight() {
+    let server = demo().await;
+    let mut largest: f64 = 0.0;
+    for weights in [[100.0, 0.0], [100.0, -100.0], [-1e3, 1e3], [1e4, 1.0], [1e4, -1e4]] {
+        let set = |name: &str, weight: f64, epsilon: &str| json!({"concept": {"name": name}, "weight": weight, "epsilon": epsilon});
+        for epsilon in ["keep", "drop"] {
+            let steering =
+                json!({"set_weights": [set("Cooking", weights[0], epsilon), set("Space", weights[1], epsilon)]});
+            let request = json!({"prompt": "The chef stirred the", "max_new_tokens": 8, "seed": 1, "steering": steering,
+                "return_trace": true});
+            let made = answer(&server, "/attribute", &request).await;
+            let verify = &made["verify"];
+            assert_eq!(verify["passed"], json!(true), "{steering} {verify}");
+            largest = largest.max(number(&verify["max_abs_error"]));
+            assert!((number(&verify["rtol"]) - 2f64.powi(-18)).abs() < 1e-9, "{verify}");
+            let again = answer(&server, "/attribute", &json!({"trace": made["trace"], "steering": steering})).await;
+            assert_eq!(again["token_ids"], made["token_ids"]);
+            let mut other = steering;
+            other["set_weights"][0]["weight"] = json!(weights[0] * 1.01);
+            let (status, _) =
+                refusal(server.post("/attribute", &json!({"trace": made["trace"], "steering": other})).await).await;
+            assert_eq!(status, 422, "another weight is another steering");
+        }
+    }
+    assert!(largest > 1e-4, "an absolute tolerance alone would do: {largest}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use steerling::{DeviceChoice, Runtime, RuntimeOptions};
-use steerling_server::config::model_dir;
+use steerling_server::config::{ServiceOptions, model_dir};
 use steerling_server::engine::Loaded;
 
 use crate::support::{Server, options};
@@ -19,6 +19,11 @@ fn folder() -> PathBuf {
 
 /// A server with the demo model.
 pub(crate) async fn demo() -> Server {
+    demo_with(options()).await
+}
+
+/// The same with options of its own.
+pub(crate) async fn demo_with(service: ServiceOptions) -> Server {
     let build = || {
         let options = RuntimeOptions {
             kv_bytes: 32 << 20,
@@ -28,7 +33,7 @@ pub(crate) async fn demo() -> Server {
         };
         Ok(Loaded::from(Runtime::load(&model_dir(None).into(), &options, &mut |_, _| ())?))
     };
-    Server::start_model(options(), build).await
+    Server::start_model(service, build).await
 }
 
 /// What may differ from run to run is made equal.

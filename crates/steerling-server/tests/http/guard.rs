@@ -93,6 +93,42 @@ async fn a_key_opens_what_its_scopes_say() {
 }
 
 #[tokio::test]
+async fn a_key_that_may_only_explain_writes_no_text() {
+    let tables = ["scopes = ['generate']", "scopes = ['explain']", "scopes = ['generate', 'explain']"];
+    let (server, [generate, explain, both]) = guarded(tables, Script::default()).await;
+    let ask = async |key: &str, path: &str, body: &Value| {
+        let request = server.client.post(format!("{}{path}", server.url)).bearer_auth(key);
+        request.json(body).send().await.unwrap()
+    };
+    let trace = json!({"prompt_ids": [1], "seq_length": 3, "commits": []});
+    let writing = [
+        json!({"prompt": "a", "max_new_tokens": 2}),
+        json!({"prompt": "a", "trace": null}),
+        json!({}),
+        json!({"stream": true}),
+    ];
+    for body in writing {
+        let (status, error) = refusal(ask(&explain, "/attribute", &body).await).await;
+        assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{body}");
+        assert!(error["message"].as_str().unwrap().contains("`generate`"), "{error}");
+        let (status, error) = refusal(ask(&generate, "/attribute", &body).await).await;
+        assert_eq!(status, 403, "{body}");
+        assert!(error["message"].as_str().unwrap().contains("`explain`"), "{error}");
+    }
+    for key in [&explain, &both] {
+        assert_ne!(ask(key, "/attribute", &json!({"trace": trace})).await.status(), 403);
+    }
+    // A trace beside a prompt is no way around: it is refused for what it is.
+    let (status, error) = refusal(ask(&explain, "/attribute", &json!({"trace": trace, "prompt": "a"})).await).await;
+    assert_eq!((status, &error["param"]), (422, &json!("prompt")));
+    for path in ["/generate", "/steer", "/v1/completions", "/v1/chat/completions"] {
+        assert_eq!(ask(&explain, path, &json!({"prompt": "a"})).await.status(), 403, "{path}");
+    }
+    assert_eq!(server.script.steps.load(SeqCst), 0, "nothing was written");
+    assert_ne!(ask(&both, "/attribute", &json!({"prompt": "a", "max_new_tokens": 2})).await.status(), 403);
+}
+
+#[tokio::test]
 async fn a_key_has_as_many_requests_under_way_as_it_may_until_their_last_byte() {
     let script = Script::default();
     script.step_ms.store(5, SeqCst);

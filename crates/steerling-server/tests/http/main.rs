@@ -5,6 +5,7 @@ mod admission;
 mod attribute;
 mod decoding;
 mod docs;
+mod ends;
 mod engine;
 mod examples;
 mod generate;

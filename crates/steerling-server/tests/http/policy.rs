@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::support::{Server, configured, golden, options, refusal};
+use crate::examples::demo_with;
+use crate::support::{Server, configured, golden, nano_catalog, options, refusal};
 use serde_json::{Value, json};
 use steerling_server::ServeError;
 use steerling_server::auth::new_key;
@@ -63,6 +64,182 @@ async fn a_request_can_neither_undo_a_policy_nor_name_one_that_is_not_there() {
     assert_eq!((&error["details"]["policy"], &error["details"]["concept"]), (&json!("quiet"), &json!(7)));
     let (status, error) = refusal(server.generate(body(json!({"policy": "none"}))).await).await;
     assert_eq!((status, &error["param"]), (422, &json!("policy")));
+}
+
+/// A concept of the recorded model whose group has others, and its group; it is the first of it.
+fn grouped() -> (u32, Vec<u32>) {
+    let catalog = nano_catalog();
+    let groups = catalog.iter().map(|concept| (concept.id, catalog.group(concept.id)));
+    groups.into_iter().find(|(id, group)| *id > 20 && group.len() > 2).expect("a group")
+}
+
+#[tokio::test]
+async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
+    let (focal, group) = grouped();
+    let catalog = nano_catalog();
+    let free =
+        catalog.iter().map(|concept| concept.id).find(|id| catalog.group(*id).iter().all(|id| !group.contains(id)));
+    let free = free.unwrap();
+    let toml = format!("[policies.p]\nsteering = {{ suppress = [{{ concept = {focal} }}], force = true }}\n");
+    let server = Server::nano(configured(&toml, by_default("p"))).await;
+    let mut ways = Vec::new();
+    for governed in [focal, group[1], *group.last().unwrap()] {
+        ways.extend([
+            json!({"amplify": [{"concept": governed}]}),
+            json!({"amplify": [{"concept": free}, {"concept": governed, "target": 0}]}),
+            json!({"suppress": [{"concept": governed, "group": false}]}),
+            json!({"inject": [{"concepts": [governed], "target": 5}]}),
+            json!({"inject": [{"concepts": [free, governed], "target": 5, "normalize": false}]}),
+            json!({"suppress_logits": [{"concept": governed, "strength": -20}]}),
+            json!({"set_weights": [{"concept": governed, "weight": 1}]}),
+            json!({"set_weights": [{"concept": free, "weight": 1}, {"concept": governed, "weight": 0, "epsilon": "drop"}]}),
+        ]);
+    }
+    // Of the group only by way of the group.
+    let beside = catalog.iter().map(|concept| concept.id).find(|id| *id != focal && group[1..].contains(id)).unwrap();
+    ways.extend([json!({"amplify": [{"concept": beside, "group": true}]}), json!({"suppress": [{"concept": beside}]})]);
+    for way in ways {
+        let mut steering = way.clone();
+        steering["force"] = json!(true);
+        let mut body = body(json!({"steering": steering, "max_new_tokens": 2}));
+        for path in ["/generate", "/attribute", "/steer"] {
+            let (status, error) = refusal(server.post(path, &body).await).await;
+            assert_eq!((status, &error["code"]), (422, &json!("refused_by_policy")), "{path} {way} {error}");
+            assert!(group.contains(&(error["details"]["concept"].as_u64().unwrap() as u32)), "{error}");
+        }
+        body["stream"] = json!(true);
+        body["sweep"] = json!([0.0]);
+        body["compare"] = json!(true);
+        assert_eq!(refusal(server.post("/steer", &body).await).await.1["code"], "refused_by_policy");
+        let openai = json!({"prompt": "261 3", "max_tokens": 2, "steering": steering});
+        let answer: Value = server.post("/v1/completions", &openai).await.json().await.unwrap();
+        assert_eq!(answer["error"]["code"], "refused_by_policy", "{way}");
+    }
+    let allowed = json!({"amplify": [{"concept": free}], "force": true});
+    assert_eq!(generate(&server, json!({"steering": allowed})).await["policies"], json!(["p"]));
+}
+
+#[tokio::test]
+async fn no_control_is_a_concept_of_a_policy_whatever_the_seed() {
+    let toml = "[policies.calm]\nsteering = { suppress = [{ concept = { name = 'Pirate speech' } }] }\n\
+                [policies.sober]\nsteering = { set_weights = [{ concept = { name = 'Weather' }, weight = 0 }] }\n";
+    let options = ServiceOptions { max_batch: 9, max_queue: 0, ..configured(toml, by_default("calm")) };
+    let server = demo_with(options).await;
+    let group: Value = server.get("/concepts/Pirate%20speech/group").await.json().await.unwrap();
+    let mut governed: Vec<Value> = group["items"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect();
+    assert!(governed.len() > 1, "{group}");
+    let weather: Value = server.get("/concepts/Weather").await.json().await.unwrap();
+    governed.push(weather["id"].clone());
+    let mut drawn = Vec::new();
+    for seed in 0..40 {
+        let steering = match seed % 3 {
+            0 => json!({"amplify": [{"concept": {"name": "Space"}, "target": 30}]}),
+            1 => json!({"amplify": [{"concept": {"name": "Space"}, "group": true}]}),
+            _ => json!({"inject": [{"concepts": [{"name": "Space"}, {"name": "Cooking"}], "target": 3}]}),
+        };
+        let runs = if seed % 3 == 2 { 4 } else { 8 };
+        let request = json!({"prompt": "The", "max_new_tokens": 1, "seed": seed, "steering": steering, "policy": "sober",
+            "controls": {"random_concepts": runs}});
+        let answer: Value = server.post("/steer", &request).await.json().await.unwrap();
+        let controls = answer["controls"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        assert_eq!(controls.len(), runs);
+        let again: Value = server.post("/steer", &request).await.json().await.unwrap();
+        for (control, again) in controls.iter().zip(again["controls"].as_array().unwrap()) {
+            assert_eq!(control["concepts"], again["concepts"], "the same seed draws the same concepts");
+            for concept in control["concepts"].as_array().unwrap() {
+                let mut reached = vec![concept["id"].clone()];
+                if seed % 3 == 1 {
+                    let group = server.get(&format!("/concepts/{}/group", concept["id"])).await;
+                    let group: Value = group.json().await.unwrap();
+                    reached.extend(group["items"].as_array().unwrap().iter().map(|c| c["id"].clone()));
+                }
+                assert!(reached.iter().all(|id| !governed.contains(id)), "seed {seed}: {concept} {governed:?}");
+                drawn.push(concept["id"].to_string());
+            }
+        }
+    }
+    drawn.sort();
+    drawn.dedup();
+    assert!(drawn.len() > 15, "most others are drawn at some time: {drawn:?}");
+}
+
+#[tokio::test]
+async fn every_variant_has_the_steering_of_the_policy_and_its_own() {
+    let toml = [SUPPRESS, AMPLIFY].concat();
+    let options = ServiceOptions { max_batch: 8, ..configured(&toml, by_default("quiet")) };
+    let server = Server::nano(options).await;
+    let by = |concept: &Value, target: f64| json!({"amplify": [{"concept": concept, "target": target}], "force": true});
+    let request = json!({"steering": by(&json!(21), 12.0), "compare": true, "controls": {"random_concepts": 2},
+        "sweep": [0.5, -1.0, 0.0], "policy": "loud"});
+    let all: Value = server.post("/steer", &body(request)).await.json().await.unwrap();
+    let plain = generate(&server, json!({"policy": "loud"})).await;
+    let mut variants = vec![(&all["steered"], by(&json!(21), 12.0)), (&all["default"], Value::Null)];
+    for control in all["controls"].as_array().unwrap() {
+        variants.push((&control["result"], by(&control["concept"]["id"], 12.0)));
+    }
+    for run in all["sweep"].as_array().unwrap() {
+        variants.push((&run["result"], by(&json!(21), 12.0 * run["multiplier"].as_f64().unwrap())));
+    }
+    for (result, steering) in variants {
+        let alone = generate(&server, json!({"steering": steering, "policy": "loud"})).await;
+        assert_eq!(result["token_ids"], alone["token_ids"], "{steering}");
+        assert_eq!(result["policies"], json!(["quiet", "loud"]));
+    }
+    assert_eq!(all["default"]["token_ids"], plain["token_ids"]);
+    assert_eq!(all["sweep"][2]["result"]["token_ids"], plain["token_ids"], "a sweep scales the request's part alone");
+}
+
+#[tokio::test]
+async fn a_policy_that_a_request_names_does_not_undo_that_of_the_configuration() {
+    let weight =
+        |weight: u32| format!("steering = {{ set_weights = [{{ concept = 7, weight = {weight} }}], force = true }}\n");
+    let toml = format!("[policies.off]\n{}[policies.on]\n{}", weight(0), weight(50));
+    let server = Server::nano(configured(&toml, by_default("off"))).await;
+    let off = generate(&server, json!({})).await;
+    let both = generate(&server, json!({"policy": "on"})).await;
+    assert_eq!(both["policies"], json!(["off", "on"]));
+    assert_eq!(both["token_ids"], off["token_ids"]);
+    let other = Server::nano(configured(&toml, by_default("on"))).await;
+    assert_ne!(generate(&other, json!({})).await["token_ids"], off["token_ids"], "the test would show nothing");
+}
+
+#[tokio::test]
+async fn a_trace_is_replayed_under_the_policies_of_its_generation_and_steers_none_of_their_concepts() {
+    let server = Server::nano(configured(&[SUPPRESS, AMPLIFY].concat(), by_default("quiet"))).await;
+    let steering = json!({"amplify": [{"concept": 21, "target": 12}], "force": true});
+    for (more, policies) in
+        [(json!({}), json!(["quiet"])), (json!({"policy": "loud", "steering": steering}), json!(["quiet", "loud"]))]
+    {
+        let mut asked = more.clone();
+        asked["return_trace"] = json!(true);
+        let made: Value = server.post("/attribute", &body(asked)).await.json().await.unwrap();
+        assert_eq!((&made["policies"], &made["trace"]["policies"]), (&policies, &policies));
+        let replay = json!({"trace": made["trace"], "steering": more["steering"]});
+        let again: Value = server.post("/attribute", &replay).await.json().await.unwrap();
+        assert_eq!((&again["token_ids"], &again["policies"]), (&made["token_ids"], &policies), "{again}");
+        assert_eq!(again["verify"]["passed"], json!(true));
+        // Without them the logits are others.
+        let mut without = replay.clone();
+        without["trace"]["policies"] = json!([]);
+        let (status, error) = refusal(server.post("/attribute", &without).await).await;
+        assert_eq!(status, 422);
+        assert!(error["param"].as_str().unwrap().ends_with(".target_logit"), "{error}");
+        for governed in [json!({"amplify": [{"concept": 7}]}), json!({"set_weights": [{"concept": 7, "weight": 0}]})] {
+            let mut steering = governed;
+            steering["force"] = json!(true);
+            for trace in [&made["trace"], &without["trace"]] {
+                let replay = json!({"trace": trace, "steering": steering});
+                let (status, error) = refusal(server.post("/attribute", &replay).await).await;
+                assert_eq!((status, &error["code"]), (422, &json!("refused_by_policy")), "{error}");
+            }
+        }
+    }
+    let trace =
+        |policies: Value| json!({"trace": {"prompt_ids": [1], "seq_length": 2, "commits": [], "policies": policies}});
+    for (policies, param) in [(json!(["no"]), "trace.policies[0]"), (json!(["loud", "loud"]), "trace.policies[1]")] {
+        let (status, error) = refusal(server.post("/attribute", &trace(policies)).await).await;
+        assert_eq!((status, &error["param"]), (422, &json!(param)), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod commit;
+mod output;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use crate::{Error, Result};
 pub use blocks::GenerationBlock;
 use blocks::generation_blocks;
 pub use commit::{Choice, Commit, FinishReason};
+pub use output::OutputRules;
 
 /// Names a canvas for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -397,33 +399,25 @@ impl Canvas {
     }
 
     fn terminal_reason(&self, otherwise: FinishReason) -> FinishReason {
-        let first = self.ids[self.prompt_len..].iter().find(|id| self.is_terminal(**id));
-        match first {
-            Some(id) if self.params.stop_tokens.contains(id) => FinishReason::StopToken,
-            Some(_) => FinishReason::Eot,
-            None => otherwise,
-        }
+        self.output_rules().terminal(&self.ids[self.prompt_len..]).map_or(otherwise, |(_, reason)| reason)
     }
 
-    fn is_terminal(&self, id: u32) -> bool {
-        self.params.stop_tokens.contains(&id) || self.special.chat.is_some_and(|chat| chat.eot == id)
+    /// What of the generated ids is returned.
+    pub fn output_rules(&self) -> OutputRules<'_> {
+        OutputRules { special: &self.special, stop_tokens: &self.params.stop_tokens }
     }
 
     /// The generated ids: mask and EOS dropped, cut before the first stop token or `<|eot_id|>`.
     pub fn output_ids(&self) -> Vec<u32> {
-        let generated = self.ids[self.prompt_len..].iter().copied();
-        generated
-            .filter(|id| *id != self.special.mask && *id != self.special.eos)
-            .take_while(|id| !self.is_terminal(*id))
-            .collect()
+        self.output_rules().output(&self.ids[self.prompt_len..]).map(|(_, id)| id).collect()
     }
 
     /// The longest prefix of [`Self::output_ids`] that can no longer change.
     pub fn final_prefix(&self) -> &[u32] {
-        let generated = &self.ids[self.prompt_len..];
+        let (generated, rules) = (&self.ids[self.prompt_len..], self.output_rules());
         let end = generated
             .iter()
-            .position(|id| *id == self.special.mask || *id == self.special.eos || self.is_terminal(*id))
+            .position(|id| *id == self.special.mask || *id == self.special.eos || rules.is_terminal(*id))
             .unwrap_or(generated.len());
         &generated[..end]
     }

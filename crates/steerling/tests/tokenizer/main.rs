@@ -4,6 +4,7 @@
 mod checkpoint;
 mod cl100k;
 mod file;
+mod outcome;
 mod spans;
 mod stream;
 

@@ -96,7 +96,7 @@ fn input_table(inputs: &super::Inputs) -> Table {
 }
 
 fn csv(table: &Table) -> String {
-    let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+    let names: Vec<String> = table.iter().map(|(name, _)| text_cell(name)).collect();
     let mut text = names.join(",") + "\r\n";
     for row in 0..table.first().map_or(0, |(_, column)| column.len()) {
         let cells: Vec<String> = table.iter().map(|(_, column)| column.cell(row)).collect();
@@ -104,6 +104,20 @@ fn csv(table: &Table) -> String {
         text.push_str("\r\n");
     }
     text
+}
+
+/// Characters at the start of a cell that make spreadsheets take it for a formula, as OWASP lists them (CSV injection).
+const FORMULA: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '\u{FF1D}', '\u{FF0B}', '\u{FF0D}', '\u{FF20}'];
+/// Characters for which a cell is quoted: those of RFC 4180, and other separators that spreadsheets split at.
+const QUOTED: [char; 6] = ['"', ',', ';', '\t', '\r', '\n'];
+
+/// A text as RFC 4180 has it; what would be a formula begins with a single quote, so that spreadsheets show it as text.
+fn text_cell(text: &str) -> String {
+    let guard = if text.starts_with(FORMULA) { "'" } else { "" };
+    if guard.is_empty() && !text.contains(QUOTED) {
+        return text.to_owned();
+    }
+    format!("\"{guard}{}\"", text.replace('"', "\"\""))
 }
 
 impl Column {
@@ -115,15 +129,11 @@ impl Column {
         }
     }
 
-    /// As RFC 4180 has it.
     fn cell(&self, row: usize) -> String {
         match self {
             Self::Integer(values) => values[row].to_string(),
             Self::Real(values) => values[row].to_string(),
-            Self::Text(values) if values[row].contains(['"', ',', '\n', '\r']) => {
-                format!("\"{}\"", values[row].replace('"', "\"\""))
-            }
-            Self::Text(values) => values[row].clone(),
+            Self::Text(values) => text_cell(&values[row]),
         }
     }
 
@@ -162,4 +172,43 @@ fn parquet(table: &Table) -> ParquetResult<Vec<u8>> {
     }
     group.close()?;
     writer.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_cell_or_header_starts_a_formula_and_numbers_stay_numbers() {
+        let texts =
+            ["=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\r=1", "\n=1", "＝1", "＋1", "－1", "＠x", " =1", "a;=1", "=\"\""];
+        let n = texts.len();
+        let table: Table = vec![
+            ("=name", Column::Text(texts.map(str::to_owned).to_vec())),
+            ("integer", Column::Integer(vec![-3; n])),
+            ("real", Column::Real(vec![-0.5; n])),
+        ];
+        let csv = csv(&table);
+        assert!(csv.starts_with("\"'=name\",integer,real\r\n\"'=1+1\",-3,-0.5\r\n"), "{csv}");
+        for text in texts {
+            let guarded = !text.starts_with([' ', 'a']);
+            let cell = text_cell(text);
+            let inner = cell.strip_prefix('"').and_then(|cell| cell.strip_suffix('"'));
+            assert_eq!(guarded, inner.is_some_and(|inner| inner.starts_with('\'')), "{cell:?}");
+            let read = inner.map_or(cell.clone(), |inner| inner.replace("\"\"", "\""));
+            assert_eq!(read.trim_start_matches('\''), text, "the text itself stays");
+        }
+        assert_eq!(text_cell("a;=1"), "\"a;=1\"");
+        assert_eq!(text_cell(" kettle"), " kettle");
+        assert_eq!(text_cell("say \"x\", y"), "\"say \"\"x\"\", y\"");
+    }
+
+    #[test]
+    fn a_parquet_table_has_texts_as_they_are() {
+        use parquet::file::reader::{FileReader, SerializedFileReader};
+        let table: Table = vec![("concept", Column::Text(vec!["=1+1".to_owned()]))];
+        let bytes = axum::body::Bytes::from(parquet(&table).unwrap());
+        let row = SerializedFileReader::new(bytes).unwrap().get_row_iter(None).unwrap().next().unwrap().unwrap();
+        assert_eq!(row.get_column_iter().next().unwrap().1.to_string(), "\"=1+1\"");
+    }
 }

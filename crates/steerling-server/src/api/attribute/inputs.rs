@@ -21,7 +21,7 @@ pub(crate) struct Inputs {
     /// Where they lie; null without a path.
     #[schema(required = true)]
     rule: Option<RuleBody>,
-    /// In the order of the commits.
+    /// In the order of the commits; returned tokens alone.
     pub(super) targets: Vec<Target>,
     /// The prompt's tokens, largest mean score first. Each target's scores over the prompt are divided by their
     /// absolute sum before the mean.
@@ -40,13 +40,13 @@ pub(super) struct Target {
     /// Token id.
     pub(super) id: u32,
     /// One score in logits for each position from 0 to the end of the target's attention block; positions that were
-    /// masked score 0.
+    /// masked score 0. Tokens behind the end of the text that stood when the target was committed have a score.
     pub(super) scores: Vec<f32>,
     /// Sum of the scores.
     sum: f32,
     /// The token's logit, less that with everything masked.
     pub(super) logit_delta: f32,
-    /// `|sum - logit_delta| / |logit_delta|`.
+    /// `|sum - logit_delta| / max(|logit_delta|, 1)`: relative, but in logits where the difference is below one logit.
     completeness_error: f32,
 }
 
@@ -64,15 +64,31 @@ struct Ranked {
     score: f32,
 }
 
-/// Attributes the tokens of a trace.
-pub(super) async fn attribute(job: &Explaining, request: &InputsRequest, trace: &Trace) -> Result<Inputs, ApiError> {
+/// Says which of the requested positions are left out: the text ends at `end`, or nothing was committed there.
+pub(super) fn left_out(request: &InputsRequest, trace: &Trace, end: usize) -> Option<String> {
+    let wanted = request.positions.as_ref()?;
+    let missing: Vec<String> = wanted.iter().filter(|p| !is_returned(trace, end, **p)).map(usize::to_string).collect();
+    let list = missing.join(", ");
+    (!missing.is_empty())
+        .then(|| format!("`inputs.positions`: no token is returned at {list}; the text ends before position {end}"))
+}
+
+/// Whether a token was committed at `position` and is returned.
+fn is_returned(trace: &Trace, end: usize, position: usize) -> bool {
+    position < end && trace.commits.iter().any(|commit| commit.position == position)
+}
+
+/// Attributes the tokens of a trace that are returned: those before `end`.
+pub(super) async fn attribute(
+    job: &Explaining,
+    request: &InputsRequest,
+    (trace, end): (&Trace, usize),
+) -> Result<Inputs, ApiError> {
     let method = request.method();
-    // Positions behind an end of the text were never committed.
-    let committed = |position: &usize| trace.commits.iter().any(|commit| commit.position == *position);
-    let positions = request.positions.as_ref().map(|positions| {
-        let committed = positions.iter().copied().filter(committed);
-        committed.collect::<Vec<usize>>()
-    });
+    let positions: Vec<usize> = match &request.positions {
+        Some(wanted) => wanted.iter().copied().filter(|position| is_returned(trace, end, *position)).collect(),
+        None => trace.commits.iter().map(|commit| commit.position).filter(|position| *position < end).collect(),
+    };
     let steering = job.steering.clone();
     let mut inputs: Option<InputJob> = None;
     let targets = positions.as_ref().map_or(trace.commits.len(), Vec::len);
@@ -83,7 +99,7 @@ pub(super) async fn attribute(job: &Explaining, request: &InputsRequest, trace: 
             let inputs = match &mut inputs {
                 Some(inputs) => inputs,
                 none => {
-                    let job = InputJob::new(&trace, positions.as_deref(), method, steering.clone(), runtime.model())?;
+                    let job = InputJob::new(&trace, Some(&positions), method, steering.clone(), runtime.model())?;
                     none.insert(job)
                 }
             };

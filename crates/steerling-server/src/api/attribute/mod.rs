@@ -21,14 +21,17 @@ use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
 use super::respond::{hold, json};
 use super::{AppState, plan};
+use crate::auth::{self, Scope};
 use crate::engine::{Model, Ticket};
 use crate::error::ApiError;
 use crate::extract::{self, Json};
 use crate::observe::RequestId;
 use crate::openapi::{AttributeEvent, Compute, Generation, Internal, NotReady};
+use crate::policy;
 use crate::stream::{self, StreamEvent, Tail};
 
 use inputs::Inputs;
+use replay::Explained;
 use request::{AttributeRequest, FIELDS, Format, InputsRequest, Wanted};
 
 /// A generation and why its tokens were committed.
@@ -36,7 +39,7 @@ use request::{AttributeRequest, FIELDS, Format, InputsRequest, Wanted};
 pub(crate) struct AttributeAnswer {
     #[serde(flatten)]
     result: GenerateResult,
-    /// Every committed token, by position; null without `concepts`.
+    /// One for each of `token_ids`, in the same order; null without `concepts`.
     #[schema(required = true)]
     tokens: Option<Vec<TokenBody>>,
     /// The text cut at `<|endofchunk|>`; null without `concepts` or `chunks`.
@@ -55,7 +58,10 @@ pub(crate) struct AttributeAnswer {
 /// Concepts are attributed in the forward pass that committed the token. `inputs` follow when the text is complete, in
 /// slices between the steps of other generations. With `stream: true` the events are those of `/generate`, with an
 /// `attribution` after each `block`, and the whole answer as `done`. `format` `csv` or `parquet` gives a table: one row
-/// a token and concept, or, with `inputs`, one row a target and input position.
+/// a token and concept, or, with `inputs`, one row a target and input position. In a CSV table a text that a spreadsheet
+/// would take for a formula begins with a single quote.
+///
+/// A key needs the scope `explain`, and without `trace` also `generate`, because text is generated.
 #[utoipa::path(post, path = "/attribute", tag = "explain", request_body = AttributeRequest,
     responses(
         (status = 200, description = "the generation and its attribution, whole, as a stream, or as a table", content(
@@ -71,6 +77,10 @@ pub(crate) async fn attribute(
     Extension(request_id): Extension<RequestId>,
     Json(mut body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
+    if body.get("trace").is_none_or(Value::is_null) {
+        // Text is written.
+        auth::require(&state.options.guard.keys, Scope::Generate)?;
+    }
     let model = state.model()?;
     let given: Vec<String> = body.keys().filter(|name| !FIELDS.contains(&name.as_str())).cloned().collect();
     request::set_defaults(&mut body);
@@ -100,16 +110,18 @@ pub(crate) async fn attribute(
             respond(job.ticket, answer, format).await
         }
         Wanted::Replay(replay, ask) => {
-            let specs = vec![replay.recipe.as_ref().map(|recipe| recipe.spec())];
+            let policies = &state.options.guard.policies;
+            let recipe = policy::replayed(policies, &replay.policies, replay.recipe.as_ref())?;
+            let specs = vec![recipe.map(|recipe| recipe.spec())];
             let steering = lanes::resolve(&ticket, specs).await?.into_iter().next().flatten();
             let permit = ticket.permit();
             let job = Explaining { model, inputs: ask.inputs, chunks: ask.chunks, steering, ticket };
             // A trace that this model cannot have left shows only here: still before anything is sent.
-            let (result, attribution) = replay.run(&job).await?;
+            let Explained { result, attribution, end } = replay.run(&job).await?;
             if streamed {
                 let last = move |_| -> futures::future::BoxFuture<'static, _> {
                     Box::pin(async move {
-                        let inputs = job.attribute_inputs(&replay.trace).await?;
+                        let inputs = job.attribute_inputs((&replay.trace, end)).await?;
                         let answer = job.answer(result, attribution, inputs);
                         Ok(StreamEvent::Attributed(Box::new(answer)))
                     })
@@ -117,7 +129,7 @@ pub(crate) async fn attribute(
                 let tail = Tail { each: false, last: Some(Box::new(last)), permit };
                 return Ok(stream::answer(Vec::new(), tail, request_id));
             }
-            let inputs = job.attribute_inputs(&replay.trace).await?;
+            let inputs = job.attribute_inputs((&replay.trace, end)).await?;
             let answer = job.answer(result, attribution, inputs);
             respond(job.ticket, answer, format).await
         }
@@ -148,11 +160,14 @@ impl Explaining {
         let ended = ended.first().ok_or_else(ApiError::internal)?;
         let mut result = GenerateResult::new(&ended.head, &ended.finished);
         let attribution = result.take_attribution();
-        let inputs = self.attribute_inputs(&Trace::of(&ended.finished.canvas)).await?;
+        let (trace, end) = (Trace::of(&ended.finished.canvas), ended.finished.outcome.end);
+        result.warnings.extend(self.inputs.as_ref().and_then(|inputs| inputs::left_out(inputs, &trace, end)));
+        let inputs = self.attribute_inputs((&trace, end)).await?;
         Ok(self.answer(result, attribution, inputs))
     }
 
-    async fn attribute_inputs(&self, trace: &Trace) -> Result<Option<Inputs>, ApiError> {
+    /// Of the tokens before a position, if that is asked for.
+    async fn attribute_inputs(&self, trace: (&Trace, usize)) -> Result<Option<Inputs>, ApiError> {
         match &self.inputs {
             Some(request) => inputs::attribute(self, request, trace).await.map(Some),
             None => Ok(None),

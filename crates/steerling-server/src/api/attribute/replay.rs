@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use steerling::FinishReason;
-use steerling::attribute::{ChunkEnds, ReplayJob, TokenAttribution, Trace};
+use steerling::Outcome;
+use steerling::attribute::{ReplayJob, TokenAttribution, Trace};
+use steerling::canvas::OutputRules;
 use steerling::config::SpecialIds;
 
-use super::Explaining;
-use crate::api::attribution::{Attribution, AttributionRequest};
+use super::{Explaining, inputs};
+use crate::api::attribution::{Attribution, AttributionRequest, Returned};
 use crate::api::generate::answer::{GenerateResult, Replayed};
 use crate::api::steering::Recipe;
+use crate::api::verify::Tolerance;
 use crate::engine::WorkKind;
 use crate::error::ApiError;
 
@@ -20,48 +22,58 @@ pub(super) struct Replay {
     pub(super) target_logits: Vec<Option<f32>>,
     pub(super) recipe: Option<Recipe>,
     pub(super) concepts: Option<AttributionRequest>,
-    pub(super) stop_tokens: Vec<u32>,
+    pub(super) stops: Stops,
+    /// The policies that held for the generation.
+    pub(super) policies: Vec<String>,
     pub(super) warnings: Vec<String>,
+}
+
+/// What ends the text of a trace.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stops {
+    pub(super) strings: Vec<String>,
+    pub(super) tokens: Vec<u32>,
+}
+
+/// A trace explained.
+pub(super) struct Explained {
+    pub(super) result: GenerateResult,
+    pub(super) attribution: Option<Attribution>,
+    /// One past the last position that is returned.
+    pub(super) end: usize,
 }
 
 impl Replay {
     /// Computes every snapshot again; refuses a trace whose logits come out different.
-    pub(super) async fn run(&self, job: &Explaining) -> Result<(GenerateResult, Option<Attribution>), ApiError> {
+    pub(super) async fn run(&self, job: &Explaining) -> Result<Explained, ApiError> {
         let started = Instant::now();
         let special = &job.model.limits.canvas.special;
         let ids = self.ids(special);
-        let prompt = self.trace.prompt_ids.len();
-        let mut stop = self.stop_tokens.clone();
-        stop.extend(special.chat.map(|chat| chat.eot));
+        let prompt_len = self.trace.prompt_ids.len();
+        let rules = OutputRules { special, stop_tokens: &self.stops.tokens };
+        let outcome = Outcome::of((&ids, prompt_len), rules, &self.stops.strings, &job.model.tokenizer);
         let attribution = match self.concepts {
             None => None,
             Some(top) => {
                 let attributions = self.attributions(job).await?;
-                self.check_logits(&attributions, &job.model.info.dtype)?;
-                let ends = ChunkEnds { endofchunk: special.endofchunk, stop: &stop };
-                Some(Attribution::new(&attributions, (&ids, prompt), ends, (&job.model, top)))
+                self.check_logits(&attributions, Tolerance::of_passes(&job.model.info.dtype))?;
+                let returned = Returned { ids: &ids, prompt_len, outcome: &outcome };
+                Some(Attribution::new(&attributions, returned, (&job.model, top)))
             }
         };
-        let end = ids[prompt..].iter().position(|id| stop.contains(id));
-        let finish_reason = match end.map(|end| ids[prompt + end]) {
-            None => FinishReason::Length,
-            Some(id) if self.stop_tokens.contains(&id) => FinishReason::StopToken,
-            Some(_) => FinishReason::Eot,
-        };
-        let generated = &ids[prompt..end.map_or(ids.len(), |end| prompt + end)];
-        let token_ids: Vec<u32> =
-            generated.iter().copied().filter(|id| ![special.mask, special.eos].contains(id)).collect();
+        let end = outcome.end;
+        let mut warnings = self.warnings.clone();
+        warnings.extend(job.inputs.as_ref().and_then(|inputs| inputs::left_out(inputs, &self.trace, end)));
         let result = GenerateResult::replayed(Replayed {
             model: job.model.info.name.clone(),
-            text: job.model.tokenizer.decode(&token_ids, true),
-            token_ids,
-            prompt_tokens: prompt,
-            finish_reason,
+            outcome,
+            prompt_tokens: prompt_len,
+            policies: self.policies.clone(),
             total_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            warnings: self.warnings.clone(),
+            warnings,
         });
         tracing::info!(id = result.id(), commits = self.trace.commits.len(), "replayed");
-        Ok((result, attribution))
+        Ok(Explained { result, attribution, end })
     }
 
     /// The sequence after its last commit.
@@ -88,18 +100,11 @@ impl Replay {
         Ok(work.await?)
     }
 
-    fn check_logits(&self, found: &[TokenAttribution], dtype: &str) -> Result<(), ApiError> {
-        // Rounding differs with the shape of a batch; another model or steering differs by whole logits.
-        let limit = match dtype {
-            "f32" => 1e-2,
-            "f16" => 0.25,
-            _ => 1.0,
-        };
+    fn check_logits(&self, found: &[TokenAttribution], tolerance: Tolerance) -> Result<(), ApiError> {
         for (i, (found, told)) in found.iter().zip(self.target_logits.iter().copied()).enumerate() {
-            let Some(told) = told else { continue };
-            if (told - found.target_logit).abs() <= limit {
+            let Some(told) = told.filter(|told| !tolerance.explains(told - found.target_logit, found)) else {
                 continue;
-            }
+            };
             let message = format!(
                 "{told} is not the logit of this token here, {}: the trace is of another model or another steering",
                 found.target_logit

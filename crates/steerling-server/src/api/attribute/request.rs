@@ -1,21 +1,23 @@
 //! From a body to what is to be explained, and how.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use steerling::GenerateParams;
 use steerling::attribute::inputs::{InputMethod, MAX_N_STEPS, PathRule};
 use steerling::attribute::{Trace, TraceCommit};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::replay::Replay;
+use super::replay::{Replay, Stops};
 use crate::api::attribution::{AttributionRequest, check_guidance};
 use crate::api::generate::request::{GenerateRequest, Prepared};
 use crate::engine::Model;
 use crate::error::ApiError;
 use crate::extract::written_objects_only;
-use crate::openapi::extended;
+use crate::openapi::{NonEmpty, extended};
 
 written_objects_only!(TraceRequest, TraceCommitRequest, InputsRequest);
 
@@ -24,7 +26,7 @@ const MAX_NEW_TOKENS: usize = 128;
 /// The names of [`AttributeFields`].
 pub(super) const FIELDS: &[&str] = &["trace", "concepts", "inputs", "chunks", "format"];
 /// Generation fields that a trace leaves a meaning to.
-const WITH_TRACE: &[&str] = &["steering", "stop_tokens", "cfg_scale", "timeout_ms", "stream"];
+const WITH_TRACE: &[&str] = &["steering", "stop", "stop_tokens", "cfg_scale", "timeout_ms", "stream"];
 
 /// A generation to explain.
 pub(crate) struct AttributeRequest {
@@ -37,7 +39,8 @@ pub(crate) struct AttributeRequest {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AttributeFields {
     /// The trace of an earlier result, which is explained instead of generating; `steering` must be that of the
-    /// generation. Of the other generation fields only `stop_tokens` (they end chunks) and `stream` have an effect.
+    /// generation. The trace says which stop strings, stop tokens and policies held; `stop` and `stop_tokens` of the
+    /// request replace the first two. Of the other generation fields only `stream` and `timeout_ms` have an effect.
     trace: Option<TraceRequest>,
     /// Attribution to concepts; null to skip it.
     concepts: Option<AttributionRequest>,
@@ -78,7 +81,18 @@ struct TraceRequest {
     prompt_ids: Vec<u32>,
     /// Positions of prompt and generation together.
     seq_length: usize,
-    /// Commits in order.
+    /// The strings that end the text.
+    #[serde(default)]
+    #[schema(max_items = 8, value_type = Vec<NonEmpty>)]
+    stop: Vec<String>,
+    /// The ids that end the text.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    stop_tokens: Vec<u32>,
+    /// The server's policies that held for the generation, and that steer the replay as they steered it.
+    #[serde(default)]
+    policies: Vec<String>,
+    /// Commits in order, those behind the end of the text included.
     commits: Vec<TraceCommitRequest>,
 }
 
@@ -112,7 +126,8 @@ pub(super) struct InputsRequest {
     n_steps: Option<usize>,
     /// Where the points lie. Null: `right`.
     rule: Option<RuleBody>,
-    /// Absolute positions of the targets, at which tokens were committed. Null: all of them.
+    /// Absolute positions of the targets, behind the prompt. Those at which no token is returned are left out, with a
+    /// warning. Null: every returned token.
     pub(super) positions: Option<Vec<usize>>,
 }
 
@@ -206,7 +221,8 @@ impl InputsRequest {
         Ok(limits.gradients.check(&model.info.config, end)?)
     }
 
-    fn check(&self, mut committed: impl FnMut(usize) -> bool) -> Result<(), ApiError> {
+    /// `generated`: the positions behind the prompt.
+    fn check(&self, generated: Range<usize>) -> Result<(), ApiError> {
         if self.method != MethodBody::IntegratedGradients {
             let given = [("n_steps", self.n_steps.is_some()), ("rule", self.rule.is_some())];
             if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
@@ -217,8 +233,9 @@ impl InputsRequest {
         if let Some(n_steps) = self.n_steps.filter(|n| !(1..=MAX_N_STEPS).contains(n)) {
             return Err(ApiError::invalid("inputs.n_steps", format!("{n_steps} is outside 1..={MAX_N_STEPS}")));
         }
-        if let Some((i, position)) = self.positions.iter().flatten().enumerate().find(|(_, p)| !committed(**p)) {
-            let message = format!("no token is committed at position {position}");
+        if let Some((i, position)) = self.positions.iter().flatten().enumerate().find(|(_, p)| !generated.contains(p)) {
+            let message =
+                format!("{position} is outside {}..{}, the generated positions", generated.start, generated.end);
             return Err(ApiError::invalid(format!("inputs.positions[{i}]"), message));
         }
         Ok(())
@@ -264,34 +281,60 @@ impl AttributeRequest {
             }
             let unheeded = given.iter().filter(|name| !WITH_TRACE.contains(&name.as_str()));
             let warnings = unheeded.map(|name| format!("`{name}` has no effect with a trace")).collect();
-            let (trace, target_logits) = trace.read();
+            let Recorded { trace, target_logits, mut stops, policies } = trace.read();
             trace.validate(&model.limits.canvas)?;
+            stops.check(model).map_err(|error| error.within("trace"))?;
+            let is_given = |name: &str| given.iter().any(|given| given == name);
+            if is_given("stop") {
+                stops.strings = request.stop;
+            }
+            if is_given("stop_tokens") {
+                stops.tokens = request.stop_tokens;
+            }
+            stops.check(model)?;
             if let Some(inputs) = &ask.inputs {
-                inputs.check(|position| trace.commits.iter().any(|commit| commit.position == position))?;
+                inputs.check(trace.prompt_ids.len()..trace.seq_length)?;
                 inputs.check_gradients(model, trace.seq_length)?;
             }
             let recipe = request.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
-            let stop_tokens = request.stop_tokens;
-            let replay = Replay { trace, target_logits, recipe, concepts, stop_tokens, warnings };
+            let replay = Replay { trace, target_logits, recipe, concepts, stops, policies, warnings };
             return Ok(Wanted::Replay(Box::new(replay), ask));
         }
         request.attribution = concepts;
         let prepared = request.prepare(model)?;
         if let Some(inputs) = &ask.inputs {
             let (prompt, new) = (prepared.prompt().len(), prepared.head.start.max_new_tokens);
-            inputs.check(|position| (prompt..prompt + new).contains(&position))?;
+            inputs.check(prompt..prompt + new)?;
             inputs.check_gradients(model, prompt + new)?;
         }
         Ok(Wanted::Generation(Box::new(prepared), ask))
     }
 }
 
+/// A trace as it was sent.
+struct Recorded {
+    trace: Trace,
+    target_logits: Vec<Option<f32>>,
+    stops: Stops,
+    policies: Vec<String>,
+}
+
 impl TraceRequest {
-    fn read(self) -> (Trace, Vec<Option<f32>>) {
-        let target_logits = self.commits.iter().map(|commit| commit.target_logit).collect();
-        let commits = self.commits.into_iter();
+    fn read(self) -> Recorded {
+        let Self { prompt_ids, seq_length, stop, stop_tokens, policies, commits } = self;
+        let target_logits = commits.iter().map(|commit| commit.target_logit).collect();
+        let commits = commits.into_iter();
         let commits = commits.map(|TraceCommitRequest { step, position, id, .. }| TraceCommit { step, position, id });
-        let trace = Trace { prompt_ids: self.prompt_ids, seq_length: self.seq_length, commits: commits.collect() };
-        (trace, target_logits)
+        let trace = Trace { prompt_ids, seq_length, commits: commits.collect() };
+        Recorded { trace, target_logits, stops: Stops { strings: stop, tokens: stop_tokens }, policies }
+    }
+}
+
+impl Stops {
+    /// As for a generation.
+    fn check(&self, model: &Model) -> Result<(), ApiError> {
+        let (stop, stop_tokens) = (self.strings.clone(), self.tokens.clone());
+        let params = GenerateParams { stop, stop_tokens, ..GenerateParams::default() };
+        Ok(params.validate(model.limits.canvas.vocab_size)?)
     }
 }

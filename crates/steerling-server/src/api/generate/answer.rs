@@ -1,9 +1,8 @@
 //! What clients read: the events of a stream, and the result that ends it or is the whole answer.
 
 use serde::Serialize;
-use steerling::StepUpdate;
-use steerling::Tokenizer;
 use steerling::canvas::{Commit, Usage};
+use steerling::{Outcome, StepUpdate, Tokenizer};
 use utoipa::ToSchema;
 
 use super::request::{Head, new_id};
@@ -108,7 +107,8 @@ fn block_text(ids: &[Option<u32>], tokenizer: &Tokenizer) -> String {
     text
 }
 
-/// Why the tokens of the `block` event before were committed.
+/// Why the tokens of the `block` event before were committed. Tokens may be committed behind a place at which the text
+/// later ends: the result leaves them out.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AttributionEvent {
     /// In the order of the commits.
@@ -124,7 +124,7 @@ pub(crate) struct GenerateResult {
     model: String,
     /// The generated text.
     pub(crate) text: String,
-    /// The generated ids up to the end or the stop.
+    /// The generated ids up to the end or the stop. A token whose text a stop string cuts is the last of them.
     pub(crate) token_ids: Vec<u32>,
     /// Tokens of the prompt.
     prompt_tokens: usize,
@@ -174,14 +174,20 @@ impl From<steerling::FinishReason> for FinishReason {
     }
 }
 
-/// How the text came about.
+/// How the text came about, with all that a replay needs to know beside the steering.
 #[derive(Debug, Serialize, ToSchema)]
 struct Trace {
     /// The ids of the prompt.
     prompt_ids: Vec<u32>,
     /// Positions of prompt and generation together.
     seq_length: usize,
-    /// Commits in order.
+    /// The strings that end the text.
+    stop: Vec<String>,
+    /// The ids that end the text.
+    stop_tokens: Vec<u32>,
+    /// The server's policies that held for it.
+    policies: Vec<String>,
+    /// Commits in order, those behind the end of the text included: the model saw them.
     commits: Vec<TraceCommit>,
 }
 
@@ -252,7 +258,7 @@ impl GenerateResult {
         let (queue_ms, prefill_ms, decode_ms, total_ms) = (*queue_ms, *prefill_ms, *decode_ms, *total_ms);
         let commits = canvas.commits();
         let usage = UsageBody::new(&canvas.usage, commits.len());
-        let attribution = attribution.map(|top| Attribution::of(canvas, model, top));
+        let attribution = attribution.map(|top| Attribution::of(canvas, outcome, model, top));
         tracing::info!(
             id = %start.id, prompt_tokens = start.prompt_tokens, completion_tokens = outcome.token_ids.len(),
             finish_reason = outcome.finish_reason.as_str(), forwards = usage.forwards, rows = usage.rows, queue_ms,
@@ -262,6 +268,9 @@ impl GenerateResult {
             trace: return_trace.then(|| Trace {
                 prompt_ids: canvas.ids()[..canvas.prompt_len()].to_vec(),
                 seq_length: canvas.ids().len(),
+                stop: canvas.params().stop.clone(),
+                stop_tokens: canvas.params().stop_tokens.clone(),
+                policies: policies.clone(),
                 commits: commits.iter().map(|commit| TraceCommit::new(commit, &model.tokenizer)).collect(),
             }),
             usage,
@@ -284,10 +293,9 @@ impl GenerateResult {
 /// A generation that was made earlier and is only explained now.
 pub(crate) struct Replayed {
     pub(crate) model: String,
-    pub(crate) text: String,
-    pub(crate) token_ids: Vec<u32>,
+    pub(crate) outcome: Outcome,
     pub(crate) prompt_tokens: usize,
-    pub(crate) finish_reason: steerling::FinishReason,
+    pub(crate) policies: Vec<String>,
     pub(crate) total_ms: u64,
     pub(crate) warnings: Vec<String>,
 }
@@ -295,21 +303,21 @@ pub(crate) struct Replayed {
 impl GenerateResult {
     /// What is known of an earlier generation.
     pub(crate) fn replayed(replayed: Replayed) -> Self {
-        let Replayed { model, text, token_ids, prompt_tokens, finish_reason, total_ms, warnings } = replayed;
+        let Replayed { model, outcome, prompt_tokens, policies, total_ms, warnings } = replayed;
         Self {
             id: new_id(),
             model,
-            text,
-            completion_tokens: token_ids.len(),
-            token_ids,
+            completion_tokens: outcome.token_ids.len(),
+            text: outcome.text,
+            token_ids: outcome.token_ids,
             prompt_tokens,
-            finish_reason: finish_reason.into(),
+            finish_reason: outcome.finish_reason.into(),
             seed: None,
             trace: None,
             usage: UsageBody::new(&Usage::default(), 0),
             timings: TimingsBody { queue_ms: 0, prefill_ms: 0, decode_ms: 0, total_ms },
             attribution: None,
-            policies: Vec::new(),
+            policies,
             warnings,
         }
     }

@@ -1,5 +1,6 @@
 //! `POST /steer`.
 
+mod controls;
 mod effect;
 mod request;
 
@@ -152,9 +153,10 @@ pub(crate) async fn steer(
     let request = SteerRequest { request, fields };
     let ticket = state.admit(request.request.timeout_ms)?;
     let streamed = request.request.stream;
+    let governed = state.options.guard.policies.governed(request.request.policy.as_deref())?;
     let Plan { recipe, kinds, lanes } = {
         let model = model.clone();
-        plan(&ticket, move || request.plan(&model)).await?
+        plan(&ticket, move || request.plan(&model, &governed)).await?
     };
     let Opened { lanes, steerings } = lanes::open(&state, &ticket, lanes).await?;
     let steered = steerings.into_iter().next().flatten().ok_or_else(ApiError::internal)?;

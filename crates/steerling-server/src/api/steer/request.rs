@@ -1,15 +1,14 @@
 //! From a body to the runs of a request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use steerling::catalog::{Catalog, Filter};
-use steerling::decode::uniform;
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Recipe;
+use super::controls::draw;
 use crate::api::generate::request::{GenerateRequest, Prepared};
 use crate::api::steering::SteeringRequest;
 use crate::engine::Model;
@@ -58,7 +57,8 @@ pub(super) struct Multiplier(f32);
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 struct Controls {
-    /// Runs of the same recipe with random steerable known concepts, which follow from the seed.
+    /// Runs of the same recipe with random steerable known concepts, which follow from the seed. None of them is a concept
+    /// that the request or a policy acts on.
     #[schema(default = 0, maximum = 8)]
     random_concepts: usize,
 }
@@ -100,8 +100,8 @@ pub(super) struct Plan {
 }
 
 impl SteerRequest {
-    /// Checks everything that can be checked before the model is asked.
-    pub(super) fn plan(self, model: &Arc<Model>) -> Result<Plan, ApiError> {
+    /// Checks everything that can be checked before the model is asked. No control steers a concept that is `governed`.
+    pub(super) fn plan(self, model: &Arc<Model>, governed: &BTreeSet<u32>) -> Result<Plan, ApiError> {
         let SteerFields { compare, controls: Controls { random_concepts }, sweep } = self.fields;
         if random_concepts > MAX_CONTROLS {
             let message = format!("{random_concepts} is outside 0..={MAX_CONTROLS}");
@@ -130,7 +130,7 @@ impl SteerRequest {
             add(Kind::Default, "default".to_owned(), None);
         }
         let named = recipe.named();
-        let drawn = draw(&model.catalog, &named, random_concepts, steered.head.start.seed)?;
+        let drawn = draw(&model.catalog, &recipe, governed, (random_concepts, steered.head.start.seed))?;
         for (i, concepts) in drawn.into_iter().enumerate() {
             let by: HashMap<u32, u32> = named.iter().copied().zip(concepts.iter().copied()).collect();
             add(Kind::Control(concepts), format!("control-{i}"), Some(recipe.replaced(&by)));
@@ -140,24 +140,4 @@ impl SteerRequest {
         }
         Ok(Plan { recipe, kinds, lanes })
     }
-}
-
-/// Different random steerable known concepts in place of `named`, for each of `n` runs.
-fn draw(catalog: &Catalog, named: &[u32], n: usize, seed: u64) -> Result<Vec<Vec<u32>>, ApiError> {
-    if n == 0 {
-        return Ok(Vec::new());
-    }
-    let mut pool: Vec<u32> = catalog.list(Filter::REFERENCE, 0, usize::MAX).items.iter().map(|c| c.id).collect();
-    pool.retain(|id| !named.contains(id));
-    let wanted = n * named.len();
-    if pool.len() < wanted {
-        let message = format!("{wanted} random concepts are needed, the catalogue has {} to draw from", pool.len());
-        return Err(ApiError::invalid("controls.random_concepts", message));
-    }
-    // Fisher and Yates, as far as needed.
-    for i in 0..wanted {
-        let left = pool.len() - i;
-        pool.swap(i, i + ((uniform(seed, i) * left as f64) as usize).min(left - 1));
-    }
-    Ok(pool[..wanted].chunks(named.len()).map(<[u32]>::to_vec).collect())
 }

@@ -61,6 +61,9 @@ fn trace(runtime: &Runtime, canvas: &Canvas) -> Value {
     json!({
         "prompt_ids": canvas.ids()[..canvas.prompt_len()],
         "seq_length": canvas.ids().len(),
+        "stop": canvas.params().stop,
+        "stop_tokens": canvas.params().stop_tokens,
+        "policies": [],
         "commits": canvas.commits().iter().map(commit).collect::<Vec<_>>(),
     })
 }

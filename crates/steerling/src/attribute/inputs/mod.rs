@@ -57,9 +57,10 @@ impl InputAttribution {
         self.scores.iter().sum()
     }
 
-    /// `|sum - logit_delta| / |logit_delta|`: 0 for an attribution that accounts for all of the logit.
+    /// `|sum - logit_delta| / max(|logit_delta|, 1)`: 0 for an attribution that accounts for all of the logit. Below a
+    /// difference of one logit it is in logits, because a part of next to nothing would measure rounding alone.
     pub fn completeness_error(&self) -> f32 {
-        (self.sum() - self.logit_delta).abs() / self.logit_delta.abs().max(1e-6)
+        (self.sum() - self.logit_delta).abs() / self.logit_delta.abs().max(1.0)
     }
 }
 
@@ -179,4 +180,25 @@ pub fn ranking(targets: &[InputAttribution], positions: &[usize], signed: bool) 
     let mut ranked: Vec<(usize, f32)> = positions.iter().copied().zip(sums.into_iter().map(|sum| sum / n)).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     ranked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completeness_is_relative_above_one_logit_and_absolute_below() {
+        let error = |scores: &[f32], logit_delta: f32| {
+            let scores = scores.to_vec();
+            InputAttribution { position: 0, id: 0, step: 0, scores, logit_delta }.completeness_error()
+        };
+        assert!((error(&[6.0, 3.0], 10.0) - 0.1).abs() < 1e-6);
+        assert!((error(&[6.0, 3.0], -10.0) - 1.9).abs() < 1e-6);
+        // Rounding of large scores that cancel is no miss, a difference of half a logit is one.
+        for logit_delta in [0.0, 1e-7, -1e-7, 1e-3] {
+            assert!(error(&[5.0, -5.000_01], logit_delta) < 2e-3);
+            assert!(error(&[5.0, -4.5], logit_delta) > 0.4);
+        }
+        assert!(error(&[f32::NAN], 1.0).is_nan());
+    }
 }
