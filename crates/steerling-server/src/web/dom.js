@@ -62,6 +62,14 @@ export function batched(draw) {
   };
 }
 
+/** Opens a dialog; resolves with the value of the button that closes it, which is empty for Esc. */
+export function ask(id) {
+  const dialog = byId(id);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}
+
 /** Says on the button itself, for a moment, what came of it. */
 export function flash(button, text) {
   button.dataset.label ??= button.textContent;

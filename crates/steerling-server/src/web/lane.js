@@ -3,6 +3,8 @@
 import { copy } from "./share.js";
 import { flash, gap, h, percent, visible } from "./dom.js";
 
+/** How the server shows a position that is not decided. */
+const MASKED = "░";
 /** Characters of the prompt that are repeated above the text: its end, where the text goes on. */
 const PROMPT = 300;
 
@@ -14,7 +16,10 @@ function titleOf(name, { sweep }) {
 }
 
 export class Lane {
-  /** `select` is told what is clicked: `{token}` with its position, `{chunk}` with its number, or `{answer}`, the text of a chat's turn. */
+  /**
+   * `select` is told what is clicked: `{token}` with its position, `{chunk}` with its number, or `{answer}`, the text of a
+   * chat's turn.
+   */
   constructor(name, body, select) {
     const { prompt, messages } = body;
     this.name = name;
@@ -39,9 +44,9 @@ export class Lane {
       onfocusin: (event) => this.focused(event),
     });
     this.chunkList = h("span.chunks", { role: "group", "aria-label": `Chunks, ${this.title}` });
-    const copyText = h("button.quiet.small", "Copy text");
-    copyText.addEventListener("click", async () =>
-      flash(copyText, (await copy(this.text())) ? "Copied" : "Not allowed"),
+    this.copy = h("button.quiet.small", "Copy text");
+    this.copy.addEventListener("click", async () =>
+      flash(this.copy, (await copy(this.text())) ? "Copied" : "Not allowed"),
     );
     this.reply = h(
       "button.quiet.small",
@@ -57,7 +62,7 @@ export class Lane {
         prompt !== "" &&
         h("p.prompt", prompt.length > PROMPT ? `…${prompt.slice(-PROMPT)}` : prompt),
       this.grid,
-      h("footer", this.chunkList, messages && this.reply, copyText),
+      h("footer", this.chunkList, messages && this.reply, this.copy),
     );
     this.element.dataset.lane = name ?? "text";
   }
@@ -67,11 +72,11 @@ export class Lane {
     switch (name) {
       case "start":
         this.start = data;
-        this.cut(0, data.prompt_tokens, data.block_size);
+        this.divide(0, data.prompt_tokens, data.block_size);
         break;
       case "block":
         if (this.blocks[data.block]?.[1] !== data.start + data.ids.length)
-          this.cut(data.block, data.start, data.ids.length);
+          this.divide(data.block, data.start, data.ids.length);
         for (const commit of data.commits) this.commit({ ...commit, step: data.step });
         break;
       case "attribution":
@@ -98,8 +103,15 @@ export class Lane {
     this.chunkList.replaceChildren(...chunks.map(button));
   }
 
+  /** The stream has ended without the result: what there is is no text, and does not look like one. */
+  cut() {
+    this.incomplete = true;
+    this.element.classList.add("incomplete");
+    this.copy.textContent = this.copy.dataset.label = "Copy incomplete text";
+  }
+
   /** Blocks from one on: the first has `size` positions, the others as many as the start says. */
-  cut(block, start, size) {
+  divide(block, start, size) {
     const end = this.start.prompt_tokens + this.start.max_new_tokens;
     this.blocks.length = block;
     for (let at = start; at < end; ) {
@@ -119,23 +131,23 @@ export class Lane {
     return this.start?.steps ?? 0;
   }
 
-  /** The final text, or what there is of it. */
+  /** The final text, or what there is of it, with the sign for masked positions. */
   text() {
     if (this.result) return this.result.text;
-    return [...this.commits.values()]
-      .sort((a, b) => a.position - b.position)
-      .map((commit) => commit.text)
-      .join("");
+    let text = "";
+    const last = Math.max(-1, ...this.commits.keys());
+    for (let at = this.start?.prompt_tokens ?? 0; at <= last; at++) text += this.commits.get(at)?.text ?? MASKED;
+    return text;
   }
 
-  /** Shows what was committed in the first `step` of `last` steps. Touches only what changes. */
-  draw(step, last) {
+  /** Shows what was committed in the first `step` steps; unless `settled`, the newest tokens are marked. Touches only what changes. */
+  draw(step, settled) {
     if (this.cells.size === 0) this.build();
     const end = this.result ? this.start.prompt_tokens + this.result.completion_tokens : Infinity;
     for (const [position, cell] of this.cells) {
       const commit = this.commits.get(position);
       const shown = commit && commit.step < step ? commit : null;
-      const state = shown && (shown.step === step - 1 && step < last ? "fresh" : position >= end ? "after" : "set");
+      const state = shown && (shown.step === step - 1 && !settled ? "fresh" : position >= end ? "after" : "set");
       if (cell.shown === shown && cell.state === state) continue;
       Object.assign(cell, { shown, state });
       fill(cell.token, shown, state);
@@ -166,7 +178,10 @@ export class Lane {
   }
 
   describe() {
-    if (!this.result) return this.start ? `${this.commits.size} of ${this.start.max_new_tokens} tokens` : "waiting";
+    if (!this.result) {
+      const count = `${this.commits.size} of ${this.start?.max_new_tokens} tokens`;
+      return this.incomplete ? `incomplete · ${count}` : count;
+    }
     const { completion_tokens, finish_reason, timings } = this.result;
     const reasons = { length: "", eot: "ended by itself", stop_token: "stop token", stop_string: "stop string" };
     const seconds = (timings.total_ms / 1000).toFixed(timings.total_ms < 10_000 ? 2 : 0);
