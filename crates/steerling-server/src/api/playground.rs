@@ -20,6 +20,7 @@ const INDEX: File = file!("../web", "index.html");
 /// What it is made of.
 const FILES: &[File] = &[
     file!("../web", "api.js"),
+    file!("../web", "characters.js"),
     file!("../web", "chips.js"),
     file!("../web", "consent.js"),
     file!("../web", "dom.js"),

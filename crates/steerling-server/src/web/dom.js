@@ -30,13 +30,17 @@ export const track = (kind, share) =>
     h("span", { class: kind, "--share": Math.abs(share) }),
   );
 
-/** A token's text as shown: line ends and emptiness can be seen; the space before a word is left out. */
+/**
+ * A token's text as shown: line ends, emptiness and bytes that are no character on their own can be seen; the space
+ * before a word is left out.
+ */
 export function visible(text) {
   return (
     text
       .replace(/^ (?=\S)/, "")
       .replaceAll("\n", "↵")
       .replaceAll("\t", "⇥")
+      .replaceAll("\uFFFD", "▯")
       .replace(/^ +$/, "␣") || "∅"
   );
 }

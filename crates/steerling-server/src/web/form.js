@@ -84,7 +84,7 @@ export class Form {
         h("option", { selected: role === message.role }, role),
       );
       const role = h("select", { "aria-label": `Role of message ${i + 1}` }, roles);
-      const content = h("textarea", { rows: 2, "aria-label": `Message ${i + 1}` });
+      const content = h("textarea", { rows: 2, dir: "auto", "aria-label": `Message ${i + 1}` });
       content.value = message.content;
       role.addEventListener("input", () => (message.role = role.value));
       content.addEventListener("input", () => (message.content = content.value));

@@ -131,7 +131,7 @@ export class Results {
     this.slider.max = last;
     this.slider.value = this.step;
     byId("step-value").textContent = `${this.step} / ${last}`;
-    this.busy(this.waiting() || running || (this.following && this.step < reached));
+    this.busy(this.waiting() || run.open() || (this.following && this.step < reached));
   }
 
   arrange(elements) {

@@ -29,7 +29,7 @@ export class Run {
 
   lane(name) {
     if (!this.lanes.has(name)) {
-      const lane = new Lane(name, this.request.body, this.select);
+      const lane = new Lane(name, this.request.body, this);
       // What input attribution must repeat; unknown for controls and sweeps.
       const { steering = null } = this.request.body;
       lane.steering = { default: null, steered: steering, null: steering }[name];
@@ -58,6 +58,11 @@ export class Run {
   /** Steps there will be or would have been; when the texts are complete, those there were. */
   last() {
     return this.state === "done" ? this.reached() : Math.max(0, ...this.inOrder().map((lane) => lane.steps()));
+  }
+
+  /** Whether the variants have yet to change by themselves. */
+  open() {
+    return this.state === "running" || this.inOrder().some((lane) => lane.joining);
   }
 
   /** The seed, given or drawn; null before the first event. */
