@@ -135,33 +135,6 @@ test("a refusal is shown as the server said it, beside the field that it names",
   await page.waitForFunction(() => document.querySelector("#error").textContent.includes("invalid_json"));
 });
 
-test("a stream that is cut short is not taken for a text", async (t) => {
-  const page = await open(t, { expectRefusals: true });
-  await fill(page, { prompt: "x", tokens: 8 });
-  await page.route("**/generate", async (route) => {
-    const whole = await (await route.fetch()).text();
-    await route.fulfill({ contentType: "text/event-stream", body: whole.slice(0, whole.indexOf("event: done")) });
-  });
-  await page.locator("#run").click();
-  await page.locator("#error").waitFor();
-  assert.match(await page.locator("#error").textContent(), /cut short/);
-  await page.unroute("**/generate");
-
-  // Of two lanes, one has ended.
-  await page.route("**/steer", async (route) => {
-    const whole = await (await route.fetch()).text();
-    await route.fulfill({ contentType: "text/event-stream", body: whole.slice(0, whole.lastIndexOf("event: done")) });
-  });
-  await page.getByRole("button", { name: "Pirates in space" }).click();
-  await page.waitForFunction(() => document.querySelectorAll(".lane").length === 2);
-  await page.locator("#error").waitFor();
-  assert.match(await page.locator("#error").textContent(), /cut short/);
-  await fill(page, { prompt: "x", tokens: 8 });
-  await page.route("**/generate", (route) => route.abort());
-  await page.locator("#run").click();
-  await page.waitForFunction(() => document.querySelector("#error").textContent.includes("cannot be reached"));
-});
-
 test("what prompts, texts and concepts say is shown, never obeyed", async (t) => {
   const evil = `<img src=x onerror="window.obeyed=1"><script>window.obeyed=1</script>`;
   const page = await open(t, {

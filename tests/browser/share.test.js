@@ -42,6 +42,70 @@ test("a link carries the whole request and gives the same text", async (t) => {
   assert.deepEqual(await tokens(other, "steered"), await tokens(page, "steered"));
 });
 
+test("a seed that was drawn goes along in links, code and files", async (t) => {
+  const page = await open(t, { permissions: ["clipboard-read", "clipboard-write"] });
+  await fill(page, { prompt: "The chef stirred the", tokens: 24, seed: "", extra: '{"align": "block"}' });
+  const linked = async () => {
+    await page.locator("#link").click();
+    return JSON.parse(Buffer.from(new URL(page.url()).hash.slice(1), "base64url"));
+  };
+  const code = async () => {
+    const all = {};
+    for (const language of ["curl", "Python", "JSON"]) {
+      await page.getByText(language, { exact: true }).click();
+      all[language] = await page.locator("#snippet").textContent();
+    }
+    return all;
+  };
+  await page.locator("#code summary").click();
+  // Nothing has been drawn: everybody draws for himself.
+  assert.equal((await linked()).seed, "");
+  assert.equal(JSON.parse((await code()).JSON).seed, undefined);
+
+  await run(page);
+  const [, seed] = (await page.locator("#status").textContent()).match(/Seed (\d+)/);
+  const text = await tokens(page);
+  assert.equal((await linked()).seed, seed);
+  const { curl, Python, JSON: json } = await code();
+  assert.equal(String(JSON.parse(json).seed), seed);
+  for (const snippet of [curl, Python]) assert.ok(snippet.includes(`"seed": ${seed}`), snippet);
+  const { stdout } = await exec("bash", ["-c", curl]);
+  const trace = JSON.parse(stdout).trace.commits.sort((a, b) => a.position - b.position);
+  assert.deepEqual(
+    trace.map(({ text }) => text.trim()),
+    text.map((token) => token.replace("↵", "\n").trim()),
+  );
+  const waiting = page.waitForEvent("download");
+  await page.locator("#export").click();
+  const file = JSON.parse(await readFile(await (await waiting).path(), "utf8"));
+  assert.deepEqual([String(file.request.seed), file.complete], [seed, true]);
+  const other = await open(t, { fragment: new URL(page.url()).hash });
+  await run(other);
+  assert.deepEqual(await tokens(other), text);
+
+  // The field stays empty: the next run draws again, and what has been changed since has not run.
+  assert.equal(await page.locator("[name=seed]").inputValue(), "");
+  await page.locator("#prompt").fill("The chef stirred the soup");
+  assert.equal((await linked()).seed, "");
+  await run(page);
+  const [, second] = (await page.locator("#status").textContent()).match(/Seed (\d+)/);
+  assert.notEqual(second, seed);
+  assert.equal((await linked()).seed, second);
+
+  // A null among the other fields is no seed either.
+  await fill(page, { prompt: "The chef stirred the", tokens: 8, seed: "", extra: '{"seed": null}' });
+  await run(page);
+  const [, third] = (await page.locator("#status").textContent()).match(/Seed (\d+)/);
+  await linked();
+  const last = await open(t, { fragment: new URL(page.url()).hash });
+  await run(last);
+  assert.match(await last.locator("#status").textContent(), new RegExp(`Seed ${third}\\.`));
+
+  // Other fields that are no JSON do not keep a link from being made.
+  await fill(page, { prompt: "The chef stirred the", tokens: 8, seed: "", extra: "{" });
+  assert.deepEqual((await linked()).extra, "{");
+});
+
 test("a link of a stranger can do no more than fill in the form", async (t) => {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const strange = {

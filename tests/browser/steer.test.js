@@ -140,21 +140,115 @@ test("a concept of a token can be amplified or suppressed on the spot", async (t
   await page.locator(".inspector .split").waitFor();
 });
 
-test("what the catalogue says is not steerable needs a second word", async (t) => {
-  const page = await open(t, { expectRefusals: true });
+/** Counts the requests to `/steer`, so that a question before one can be told from a question after. */
+function asked(page) {
+  const sent = [];
+  page.on("request", (request) => request.url().endsWith("/steer") && sent.push(request.postDataJSON()));
+  return sent;
+}
+
+test("a concept without a label is steered only after a question, by keyboard alone", async (t) => {
+  const page = await open(t);
+  const sent = asked(page);
   await fill(page, { prompt: "The chef stirred the soup.", tokens: 8 });
   await run(page);
   await page.locator(".token[role]").first().click();
-  await page
-    .getByRole("button", { name: /^Amplify unknown #\d+ and run again$/ })
-    .first()
-    .click();
-  await page.locator("#error").waitFor();
-  assert.match(await page.locator("#error").textContent(), /not_steerable/);
-  await page.getByRole("button", { name: "Steer anyway" }).click();
+  const before = await tokens(page);
+  for (const way of ["Amplify", "Suppress"]) {
+    const button = page.getByRole("button", { name: new RegExp(`^${way} unknown #\\d+ and run again$`) }).first();
+    const [name] = (await button.getAttribute("aria-label")).match(/unknown #\d+/);
+    const dialog = page.getByRole("dialog", { name: "Steer an unlabelled concept anyway?" });
+    await button.focus();
+    await page.keyboard.press("Enter");
+    await dialog.waitFor();
+    // What assistive software reads out when the dialog opens.
+    const description = await dialog.evaluate(
+      (dialog) => document.getElementById(dialog.getAttribute("aria-describedby")).textContent,
+    );
+    assert.match(description, new RegExp(`${name}.*not steerable`));
+    assert.ok(await dialog.evaluate((dialog) => dialog.contains(document.activeElement)));
+    await accessible(page);
+    if (way === "Amplify") await shot(page, "consent");
+    await page.keyboard.press("Escape");
+    await dialog.waitFor({ state: "hidden" });
+    assert.ok(await button.evaluate((button) => button === document.activeElement), "the focus goes back");
+    assert.deepEqual([await chips(page), sent], [[], []], "nothing is added, nothing is asked");
+    assert.deepEqual(await tokens(page), before);
+    await page.keyboard.press("Enter");
+    await dialog.waitFor();
+    await page.getByRole("button", { name: "Cancel" }).click();
+    assert.deepEqual([await chips(page), sent], [[], []]);
+  }
+  const button = page.getByRole("button", { name: /^Amplify unknown #\d+ and run again$/ }).first();
+  await button.focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog", { name: "Steer an unlabelled concept anyway?" }).waitFor();
+  await page.keyboard.press("Enter");
   await done(page);
   assert.equal(await page.locator(".lane").count(), 2);
+  assert.equal(sent.length, 1);
+  assert.equal(sent[0].steering.force, true);
   assert.ok(await page.locator("#error").isHidden());
+
+  // The answer is for this concept: the next run does not ask, another concept does.
+  await run(page);
+  await page.locator('[data-lane="default"] .token[role]').first().click();
+  const [first] = (await chips(page)).map(([, name]) => name);
+  const other = page.getByRole("button", { name: /^Suppress unknown #\d+ and run again$/ });
+  const labels = await other.evaluateAll((all) => all.map((button) => button.getAttribute("aria-label")));
+  const next = labels.find((label) => !label.includes(`${first} `));
+  await page.getByRole("button", { name: next }).click();
+  await page.getByRole("button", { name: "Cancel" }).click();
+  assert.equal(sent.length, 2);
+
+  // Known concepts are steered without a word.
+  await page.getByRole("button", { name: /^Suppress Cooking and run again$/ }).click();
+  await done(page);
+  assert.equal(sent.length, 3);
+});
+
+test("a concept of a shared link or of the other fields is asked for as well", async (t) => {
+  const catalogue = await open(t);
+  const { items } = await catalogue.evaluate(() =>
+    fetch("concepts?head=unknown&steerable=any&limit=1").then((answer) => answer.json()),
+  );
+  const [{ id, index, name }] = items;
+  const encode = (value) => `#${Buffer.from(JSON.stringify(value)).toString("base64url")}`;
+  // The sender's consent is not the receiver's.
+  const link = { prompt: "x", max_new_tokens: "8", force: true, chips: [{ id, name, strength: 4, force: true }] };
+  const page = await open(t, { fragment: encode(link), expectRefusals: true });
+  const sent = asked(page);
+  const dialog = page.getByRole("dialog", { name: "Steer an unlabelled concept anyway?" });
+  await page.keyboard.press("Control+Enter");
+  await dialog.waitFor();
+  await page.keyboard.press("Control+Enter");
+  assert.deepEqual(sent, [], "no way around the question");
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "hidden" });
+  assert.equal((await chips(page)).length, 1);
+  await page.locator("#run").click();
+  await page.getByRole("button", { name: "Steer anyway" }).click();
+  await done(page);
+  assert.equal(sent.length, 1);
+  assert.equal(sent[0].steering.force, true);
+  await page.locator("#link").click();
+  const passedOn = JSON.parse(Buffer.from(new URL(page.url()).hash.slice(1), "base64url"));
+  assert.equal(passedOn.chips[0].id, id);
+  const receiver = await open(t, { fragment: encode(passedOn) });
+  await receiver.locator("#run").click();
+  await receiver.getByRole("button", { name: "Steer anyway" }).waitFor();
+
+  // A request that the user has written: the server says so, and the question follows.
+  for (const concept of [{ unknown: index }, id]) {
+    await fill(page, { prompt: "x", tokens: 8, extra: JSON.stringify({ steering: { amplify: [{ concept }] } }) });
+    await page.locator("#run").click();
+    await dialog.waitFor();
+    assert.match(await page.locator("#status").textContent(), /^Done/, "what was there stays");
+    await page.getByRole("button", { name: "Steer anyway" }).click();
+    await done(page);
+    assert.equal(sent.at(-1).steering.force, true);
+    assert.ok(await page.locator("#error").isHidden());
+  }
 });
 
 test("the examples run with one click each", async (t) => {

@@ -1,20 +1,13 @@
 // Runs that are left before their end, with a model that takes long, for the demo model is done at once.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
-import os from "node:os";
-import path from "node:path";
-import { after, test } from "node:test";
-import { PATIENCE_MS, PROGRAM, done, fill, tokens, world } from "./support.js";
+import { test } from "node:test";
+import { PATIENCE_MS, done, fill, slowModel, tokens, world } from "./support.js";
 
-/** With random weights, so many tokens take about half a minute. */
+/** As many as the model of these tests takes long for. */
 const ASKED = 4000;
-const model = path.join(await mkdtemp(path.join(os.tmpdir(), "steerling-slow-")), "model");
-execFileSync(PROGRAM, ["synthesize", "--preset", "tiny", "--out", model]);
-after(() => rm(path.dirname(model), { recursive: true }));
 
-const { open } = world("--model", model);
+const { open } = world("--model", await slowModel());
 
 test("stop keeps what there is, and frees the server", async (t) => {
   const page = await open(t);

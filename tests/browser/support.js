@@ -1,8 +1,10 @@
 // A server of our own on loopback, a browser, and pages that must not complain.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdirSync, readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import os from "node:os";
 import path from "node:path";
 import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -12,6 +14,8 @@ import { chromium } from "playwright-core";
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 /** The program under test. */
 export const PROGRAM = process.env.STEERLING ?? path.join(ROOT, "target/release/steerling");
+/** A folder from which the page's files are read instead of from the program, to try changes without building it. */
+const WEB = process.env.WEB;
 /** Screenshots are kept here. */
 const SHOTS = path.join(ROOT, "target/browser");
 export const FLAGS = [
@@ -28,10 +32,15 @@ export const FLAGS = [
 export const PATIENCE_MS = 30_000;
 
 /** Starts the program on a free port; resolves when it says where, and answers that it is ready. */
-export async function serve(...flags) {
+export const serve = (...flags) => start(flags, {});
+
+/** The same with an API key, which everything asks for that is not open to all. */
+export const serveWithKey = (key) => start([], { STEERLING_API_KEY: key });
+
+async function start(flags, environment) {
   const server = spawn(PROGRAM, ["serve", "--host", "127.0.0.1", "--port", "0", ...flags], {
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, STEERLING_MODEL: undefined },
+    env: { ...process.env, STEERLING_MODEL: undefined, ...environment },
   });
   const url = await new Promise((resolve, reject) => {
     let log = "";
@@ -52,9 +61,17 @@ export async function serve(...flags) {
   }
   return {
     url,
-    stop: () =>
-      new Promise((resolve) => (server.removeAllListeners("exit"), server.on("exit", resolve), server.kill("SIGTERM"))),
+    stop: (signal = "SIGTERM") =>
+      new Promise((resolve) => (server.removeAllListeners("exit"), server.on("exit", resolve), server.kill(signal))),
   };
+}
+
+/** A model with random weights that takes about half a minute for 4,000 tokens; it goes with the tests of the file. */
+export async function slowModel() {
+  const model = path.join(await mkdtemp(path.join(os.tmpdir(), "steerling-slow-")), "model");
+  execFileSync(PROGRAM, ["synthesize", "--preset", "tiny", "--out", model]);
+  after(() => rm(path.dirname(model), { recursive: true }));
+  return model;
 }
 
 /** One server and one browser for the tests of a file; `open` gives a page of its own to each. */
@@ -85,6 +102,7 @@ async function open(
   { at = server.url, fragment = "", expectRefusals, setUp, ...options } = {},
 ) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+  if (WEB) await context.route(/\/(assets\/[\w.]+)?$/, (route) => fromDisk(route));
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
   const complaints = [];
@@ -106,6 +124,15 @@ async function open(
   // The first example or the link has arrived in the form.
   await page.waitForFunction(() => document.querySelector("#snippet").textContent !== "");
   return page;
+}
+
+/** For work on the page: a file as it is on disk, under the policy of the program. */
+async function fromDisk(route) {
+  const answer = await route.fetch();
+  const name = route.request().url().split("/").at(-1) || "index.html";
+  const types = { html: "text/html", js: "text/javascript", css: "text/css", svg: "image/svg+xml" };
+  const headers = { ...answer.headers(), "content-type": types[name.split(".").at(-1)] };
+  await route.fulfill({ status: 200, headers, body: readFileSync(path.join(WEB, name)) });
 }
 
 /** Runs what the form says and waits for the end; the view catches up with the stream. */

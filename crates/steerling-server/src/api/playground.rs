@@ -20,8 +20,11 @@ const INDEX: File = file!("../web", "index.html");
 /// What it is made of.
 const FILES: &[File] = &[
     file!("../web", "api.js"),
+    file!("../web", "characters.js"),
     file!("../web", "chips.js"),
+    file!("../web", "consent.js"),
     file!("../web", "dom.js"),
+    file!("../web", "effect.js"),
     file!("../web", "form.js"),
     file!("../web", "heat.js"),
     file!("../web", "icon.svg"),
@@ -30,6 +33,7 @@ const FILES: &[File] = &[
     file!("../web", "main.js"),
     file!("../web", "request.js"),
     file!("../web", "results.js"),
+    file!("../web", "run.js"),
     file!("../web", "share.js"),
     file!("../web", "style.css"),
 ];

@@ -68,7 +68,7 @@ export class Chips {
       "li",
       { class: `chip ${chip.direction}` },
       h("button.turn", { onclick: turn, title: "Turn round" }, label()),
-      h("span.chip-name", chip.name),
+      h("span.chip-name", { dir: "auto" }, chip.name),
       h("button.remove", { onclick: remove, "aria-label": `Remove ${chip.name}` }, "×"),
       strength,
       output,
@@ -122,15 +122,17 @@ export class Search {
       h(
         "li",
         { role: "option", id: `found-${i}`, "aria-selected": "false" },
-        h("strong", name),
-        description && h("span", description),
+        h("strong", { dir: "auto" }, name),
+        description && h("span", { dir: "auto" }, description),
       );
     this.list.replaceChildren(...found.map(option));
     this.list.hidden = found.length === 0;
     this.input.setAttribute("aria-expanded", String(found.length > 0));
     this.none.hidden = found.length > 0;
-    this.none.textContent =
-      trouble ?? (text ? `No concept is named or described by “${text}”.` : "This model has no concepts to steer.");
+    const nothing = text
+      ? ["No concept is named or described by “", h("bdi", text), "”."]
+      : ["This model has no concepts to steer."];
+    this.none.replaceChildren(...(trouble ? [trouble] : nothing));
     this.mark(found.length > 0 && text ? 0 : -1);
   }
 

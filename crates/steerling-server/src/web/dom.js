@@ -30,13 +30,17 @@ export const track = (kind, share) =>
     h("span", { class: kind, "--share": Math.abs(share) }),
   );
 
-/** A token's text as shown: line ends and emptiness can be seen; the space before a word is left out. */
+/**
+ * A token's text as shown: line ends, emptiness and bytes that are no character on their own can be seen; the space
+ * before a word is left out.
+ */
 export function visible(text) {
   return (
     text
       .replace(/^ (?=\S)/, "")
       .replaceAll("\n", "↵")
       .replaceAll("\t", "⇥")
+      .replaceAll("\uFFFD", "▯")
       .replace(/^ +$/, "␣") || "∅"
   );
 }
@@ -60,6 +64,14 @@ export function batched(draw) {
       draw();
     });
   };
+}
+
+/** Opens a dialog; resolves with the value of the button that closes it, which is empty for Esc. */
+export function ask(id) {
+  const dialog = byId(id);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
 }
 
 /** Says on the button itself, for a moment, what came of it. */

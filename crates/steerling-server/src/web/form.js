@@ -2,6 +2,7 @@
 
 import { byId, h } from "./dom.js";
 import { Chips, Search } from "./chips.js";
+import { consent } from "./consent.js";
 import { normalize } from "./request.js";
 
 const FIELDS = ["prompt", "max_new_tokens", "seed", "steps", "temperature", "top_p", "repetition_penalty", "extra"];
@@ -11,14 +12,9 @@ export class Form {
   constructor(changed) {
     this.form = byId("form");
     this.messages = [];
-    this.force = false;
     this.can = () => false;
     this.changed = changed;
-    this.chips = new Chips(() => {
-      // Permission to steer what should not be is for the concepts it was given for.
-      this.force = false;
-      this.changed();
-    });
+    this.chips = new Chips(changed);
     this.search = new Search((concept) => this.chips.add(concept, this.form.elements.direction.value));
     this.form.addEventListener("input", () => {
       this.show();
@@ -49,7 +45,7 @@ export class Form {
   read() {
     const { elements } = this.form;
     const chips = this.can("steer") ? this.chips.items : [];
-    const request = { mode: this.mode(), messages: this.messages, chips, force: this.force };
+    const request = { mode: this.mode(), messages: this.messages, chips };
     for (const name of FIELDS) request[name] = elements[name].value;
     for (const name of CHECKS) request[name] = elements[name].checked;
     request.explain &&= this.can("attribute");
@@ -63,10 +59,16 @@ export class Form {
     elements.mode.value = request.mode;
     this.messages = request.messages;
     this.chips.set(request.chips);
-    this.force = request.force;
     this.drawMessages();
     this.show();
     this.changed();
+  }
+
+  /** Whether the concepts may be steered; asks about those that are not meant to be. */
+  async consent() {
+    const given = !this.can("steer") || (await consent(this.chips.items));
+    this.changed();
+    return given;
   }
 
   show() {
@@ -82,7 +84,7 @@ export class Form {
         h("option", { selected: role === message.role }, role),
       );
       const role = h("select", { "aria-label": `Role of message ${i + 1}` }, roles);
-      const content = h("textarea", { rows: 2, "aria-label": `Message ${i + 1}` });
+      const content = h("textarea", { rows: 2, dir: "auto", "aria-label": `Message ${i + 1}` });
       content.value = message.content;
       role.addEventListener("input", () => (message.role = role.value));
       content.addEventListener("input", () => (message.content = content.value));

@@ -56,9 +56,36 @@ export class Inspector {
     const commit = lane.commits.get(position);
     const why = lane.tokens.get(position);
     const facts = [lane.title, `position ${position}`, `step ${commit.step + 1}`, `${percent(commit.confidence)} sure`];
-    const head = h("header", h("h2", h("span.sample", visible(commit.text))), h("p.facts", facts.join(" · ")));
+    const { text } = lane.at(lane.cellOf(position));
+    const head = h("header", h("h2", h("bdi.sample", visible(text))), h("p.facts", facts.join(" · ")));
     const missing = h("p.hint", "This run was not explained. Turn on “Explain every token by concepts” and run again.");
-    this.show(head, why ? this.split(why) : missing, why && this.concepts(why), this.inputs(lane, position));
+    this.show(
+      head,
+      this.parts(lane, position),
+      why ? this.split(why) : missing,
+      why && this.concepts(why),
+      this.inputs(lane, position),
+    );
+  }
+
+  /** The tokens of a character that is cut into several: each was chosen for itself. */
+  parts(lane, position) {
+    const first = lane.cellOf(position);
+    const length = lane.joined.get(first)?.length;
+    if (!length) return null;
+    const part = (_, i) => {
+      const pressed = String(first + i === position);
+      const onclick = () => {
+        this.select({ lane, token: first + i });
+        this.root.querySelectorAll(".parts button")[i].focus();
+      };
+      return h("button.small", { "aria-pressed": pressed, onclick }, `Token ${i + 1}`);
+    };
+    return h(
+      "div.actions.parts",
+      { role: "group", "aria-label": "Tokens of this character" },
+      Array.from({ length }, part),
+    );
   }
 
   /** The three parts of the logit. */
@@ -137,7 +164,11 @@ export class Inspector {
     };
     return h(
       "li",
-      h("button.name", { title: `About ${concept.name}`, onclick: () => this.concept(concept) }, concept.name),
+      h(
+        "button.name",
+        { dir: "auto", title: `About ${concept.name}`, onclick: () => this.concept(concept) },
+        concept.name,
+      ),
       h("span.value", { title }, value),
       track(kind, share),
       h("span.acts", act("amplify", "+"), act("suppress", "−")),
@@ -152,7 +183,7 @@ export class Inspector {
         .map(({ score, ...concept }) => ({ concept, value: score, text: signed(score, 3) }));
     this.show(
       h("header", h("h2", `Chunk ${index + 1}`), h("p.facts", `${lane.title} · positions ${start} to ${end - 1}`)),
-      h("p.excerpt", text.trim()),
+      h("p.excerpt", { dir: "auto" }, text.trim()),
       h("p.hint", "Mean share of each concept in the logits of the chunk’s tokens."),
       ...this.bars([
         ["known", items("known")],
@@ -171,7 +202,7 @@ export class Inspector {
     const promoted = h("ul.bars");
     this.show(
       back,
-      h("header", h("h2", name)),
+      h("header", h("h2", { dir: "auto" }, name)),
       about,
       h("div.actions", act("amplify", "Amplify and run"), act("suppress", "Suppress and run")),
       h("section", h("h3", "Tokens it promotes"), promoted),
@@ -179,15 +210,16 @@ export class Inspector {
     this.root.querySelector("button").focus();
     try {
       const { concept, tokens } = await getJson(`/concepts/${id}/tokens?k=12`);
-      const group = concept.group ? `Group ${concept.group.name}. ` : "";
+      const group = concept.group ? ["Group ", h("bdi", concept.group.name), ". "] : [];
       const steerable = concept.flags.steerable ? "" : " Not marked as steerable.";
-      about.textContent = `${concept.description || "No description."} ${group}${concept.head === "known" ? "Known" : "Unknown"} concept ${concept.index}.${steerable}`;
+      const which = `${concept.head === "known" ? "Known" : "Unknown"} concept ${concept.index}.${steerable}`;
+      about.replaceChildren(h("bdi", concept.description || "No description."), " ", ...group, which);
       const most = Math.max(...tokens.map(({ alignment }) => Math.abs(alignment)), 1e-9);
       promoted.replaceChildren(
         ...tokens.map(({ text, alignment }) =>
           h(
             "li.rest",
-            h("span.name.sample", visible(text)),
+            h("bdi.name.sample", visible(text)),
             h("span.value", signed(alignment)),
             track(concept.head, alignment / most),
           ),
@@ -217,7 +249,8 @@ export class Inspector {
     const ask = async (whole) => {
       out.replaceChildren(h("p.hint", "Asking the model…"));
       try {
-        out.replaceChildren(...heat(lane, position, whole, await this.attribute(lane, whole ? null : [position])));
+        const answer = await this.attribute(lane, whole ? null : [position]);
+        out.replaceChildren(...(await heat(lane, position, whole, answer)));
       } catch (refusal) {
         out.replaceChildren();
         this.refuse(refusal);

@@ -1,8 +1,11 @@
 // One generation: what has come of it so far, and how it looks after any of its steps.
 
+import { joined } from "./characters.js";
 import { copy } from "./share.js";
 import { flash, gap, h, percent, visible } from "./dom.js";
 
+/** How the server shows a position that is not decided. */
+const MASKED = "░";
 /** Characters of the prompt that are repeated above the text: its end, where the text goes on. */
 const PROMPT = 300;
 
@@ -14,14 +17,22 @@ function titleOf(name, { sweep }) {
 }
 
 export class Lane {
-  /** `select` is told what is clicked: `{token}` with its position, `{chunk}` with its number, or `{answer}`, the text of a chat's turn. */
-  constructor(name, body, select) {
+  /**
+   * `select` is told what is clicked: `{token}` with its position, `{chunk}` with its number, or `{answer}`, the text of a
+   * chat's turn. `changed` is told that there is something to draw.
+   */
+  constructor(name, body, { select, changed }) {
     const { prompt, messages } = body;
+    const excerpt = typeof prompt === "string" ? [...prompt] : [];
     this.name = name;
     this.title = titleOf(name, body);
     this.start = null;
     /** Position -> commit: `{position, id, text, confidence, step}`. */
     this.commits = new Map();
+    /** Position of the first token of a character that is cut into several -> `{length, commit}` of the whole. */
+    this.joined = new Map();
+    /** Position of each token of such a character -> that of the first. */
+    this.first = new Map();
     /** Steps that have been taken. */
     this.reached = 0;
     /** Position -> why it was committed. */
@@ -31,17 +42,20 @@ export class Lane {
     /** First position and the one behind the last, of each generation block. */
     this.blocks = [];
     this.cells = new Map();
+    this.marked = [];
     this.select = select;
+    this.changed = changed;
     this.facts = h("p.facts");
     this.grid = h("div.blocks", {
+      dir: "auto",
       onclick: (event) => this.clicked(event),
       onkeydown: (event) => this.key(event),
       onfocusin: (event) => this.focused(event),
     });
     this.chunkList = h("span.chunks", { role: "group", "aria-label": `Chunks, ${this.title}` });
-    const copyText = h("button.quiet.small", "Copy text");
-    copyText.addEventListener("click", async () =>
-      flash(copyText, (await copy(this.text())) ? "Copied" : "Not allowed"),
+    this.copy = h("button.quiet.small", "Copy text");
+    this.copy.addEventListener("click", async () =>
+      flash(this.copy, (await copy(this.text())) ? "Copied" : "Not allowed"),
     );
     this.reply = h(
       "button.quiet.small",
@@ -53,11 +67,10 @@ export class Lane {
       "section.lane",
       { "aria-label": this.title },
       h("header", heading, this.facts),
-      typeof prompt === "string" &&
-        prompt !== "" &&
-        h("p.prompt", prompt.length > PROMPT ? `…${prompt.slice(-PROMPT)}` : prompt),
+      excerpt.length > 0 &&
+        h("p.prompt", { dir: "auto" }, (excerpt.length > PROMPT ? "…" : "") + excerpt.slice(-PROMPT).join("")),
       this.grid,
-      h("footer", this.chunkList, messages && this.reply, copyText),
+      h("footer", this.chunkList, messages && this.reply, this.copy),
     );
     this.element.dataset.lane = name ?? "text";
   }
@@ -67,12 +80,13 @@ export class Lane {
     switch (name) {
       case "start":
         this.start = data;
-        this.cut(0, data.prompt_tokens, data.block_size);
+        this.divide(0, data.prompt_tokens, data.block_size);
         break;
       case "block":
         if (this.blocks[data.block]?.[1] !== data.start + data.ids.length)
-          this.cut(data.block, data.start, data.ids.length);
+          this.divide(data.block, data.start, data.ids.length);
         for (const commit of data.commits) this.commit({ ...commit, step: data.step });
+        if (data.final) this.join();
         break;
       case "attribution":
         for (const token of data.tokens) this.tokens.set(token.position, token);
@@ -90,16 +104,51 @@ export class Lane {
     const { tokens = [], chunks = [] } = result.attribution ?? {};
     for (const token of tokens) this.tokens.set(token.position, token);
     this.chunks = chunks;
+    this.join();
     const button = (chunk, i) => {
       const concept = chunk.concepts.find(({ head, score }) => head === "known" && score > 0);
-      const label = `Chunk ${i + 1}${concept ? ` · ${concept.name}` : ""}`;
+      const label = [`Chunk ${i + 1}`, concept && " · ", concept && h("bdi", concept.name)];
       return h("button.quiet.small", { onclick: () => this.select({ lane: this, chunk: i }) }, label);
     };
     this.chunkList.replaceChildren(...chunks.map(button));
   }
 
+  /** The stream has ended without the result: what there is is no text, and does not look like one. */
+  cut() {
+    this.incomplete = true;
+    this.element.classList.add("incomplete");
+    this.copy.textContent = this.copy.dataset.label = "Copy incomplete text";
+    this.join();
+  }
+
+  /** Finds the characters that are cut into several tokens: each has one cell. */
+  async join() {
+    const turn = (this.joining = {});
+    const tokens = [];
+    for (const commit of this.commits.values()) tokens[commit.position] = commit;
+    const found = await joined(tokens);
+    if (this.joining !== turn) return;
+    this.joining = null;
+    this.joined.clear();
+    this.first.clear();
+    for (const [position, { length, text }] of found) {
+      const parts = tokens.slice(position, position + length);
+      const confidence = Math.min(...parts.map((part) => part.confidence));
+      const step = Math.max(...parts.map((part) => part.step));
+      this.joined.set(position, { length, commit: { position, text, confidence, step } });
+      parts.forEach((part) => this.first.set(part.position, position));
+    }
+    if (found.size > 0) this.cells.clear();
+    this.changed();
+  }
+
+  /** Where the cell begins in which a position is shown. */
+  cellOf(position) {
+    return this.first.get(position) ?? position;
+  }
+
   /** Blocks from one on: the first has `size` positions, the others as many as the start says. */
-  cut(block, start, size) {
+  divide(block, start, size) {
     const end = this.start.prompt_tokens + this.start.max_new_tokens;
     this.blocks.length = block;
     for (let at = start; at < end; ) {
@@ -119,23 +168,29 @@ export class Lane {
     return this.start?.steps ?? 0;
   }
 
-  /** The final text, or what there is of it. */
+  /** The final text, or what there is of it, with the sign for masked positions. */
   text() {
     if (this.result) return this.result.text;
-    return [...this.commits.values()]
-      .sort((a, b) => a.position - b.position)
-      .map((commit) => commit.text)
-      .join("");
+    let text = "";
+    const last = Math.max(-1, ...this.commits.keys());
+    for (let at = this.start?.prompt_tokens ?? 0; at <= last; at += this.joined.get(at)?.length ?? 1)
+      text += this.at(at)?.text ?? MASKED;
+    return text;
   }
 
-  /** Shows what was committed in the first `step` of `last` steps. Touches only what changes. */
-  draw(step, last) {
+  /** What stands in the cell that begins at a position: a commit, or a character that several commits made. */
+  at(position) {
+    return this.joined.get(position)?.commit ?? this.commits.get(position);
+  }
+
+  /** Shows what was committed in the first `step` steps; unless `settled`, the newest tokens are marked. Touches only what changes. */
+  draw(step, settled) {
     if (this.cells.size === 0) this.build();
     const end = this.result ? this.start.prompt_tokens + this.result.completion_tokens : Infinity;
     for (const [position, cell] of this.cells) {
-      const commit = this.commits.get(position);
+      const commit = this.at(position);
       const shown = commit && commit.step < step ? commit : null;
-      const state = shown && (shown.step === step - 1 && step < last ? "fresh" : position >= end ? "after" : "set");
+      const state = shown && (shown.step === step - 1 && !settled ? "fresh" : position >= end ? "after" : "set");
       if (cell.shown === shown && cell.state === state) continue;
       Object.assign(cell, { shown, state });
       fill(cell.token, shown, state);
@@ -148,6 +203,7 @@ export class Lane {
     const boxes = this.blocks.map(([start, end], i) => {
       const cells = [];
       for (let position = start; position < end; position++) {
+        if (this.cellOf(position) !== position) continue;
         // Not a <button>: those do not break across lines as text does.
         const token = h("span.token.masked");
         token.dataset.position = position;
@@ -158,15 +214,20 @@ export class Lane {
       return h(
         "div.block",
         { role: "group", "aria-label": label },
-        h("span.block-label", { "aria-hidden": "true" }, label),
+        // With a direction of its own it has no say in that of the text.
+        h("span.block-label", { "aria-hidden": "true", dir: "ltr" }, label),
         cells,
       );
     });
     this.grid.replaceChildren(...boxes);
+    this.mark(...this.marked);
   }
 
   describe() {
-    if (!this.result) return this.start ? `${this.commits.size} of ${this.start.max_new_tokens} tokens` : "waiting";
+    if (!this.result) {
+      const count = `${this.commits.size} of ${this.start?.max_new_tokens} tokens`;
+      return this.incomplete ? `incomplete · ${count}` : count;
+    }
     const { completion_tokens, finish_reason, timings } = this.result;
     const reasons = { length: "", eot: "ended by itself", stop_token: "stop token", stop_string: "stop string" };
     const seconds = (timings.total_ms / 1000).toFixed(timings.total_ms < 10_000 ? 2 : 0);
@@ -182,11 +243,13 @@ export class Lane {
 
   /** Marks the token at a position, or a chunk by its number; without either, nothing is marked. */
   mark(token, chunk) {
+    this.marked = [token, chunk];
+    const first = this.cellOf(token);
     const { start, end } = this.chunks[chunk] ?? { start: 0, end: 0 };
     for (const [position, cell] of this.cells) {
-      cell.token.classList.toggle("selected", position === token);
+      cell.token.classList.toggle("selected", position === first);
       cell.token.classList.toggle("in-chunk", position >= start && position < end);
-      if (cell.shown) cell.token.setAttribute("aria-pressed", String(position === token));
+      if (cell.shown) cell.token.setAttribute("aria-pressed", String(position === first));
     }
     [...this.chunkList.children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === chunk)));
   }

@@ -2,6 +2,7 @@
 
 import { Refusal, getJson } from "./api.js";
 import { search } from "./chips.js";
+import { consent, steerAnyway } from "./consent.js";
 import { batched, byId, flash, h } from "./dom.js";
 import { Form } from "./form.js";
 import { Inspector } from "./inspector.js";
@@ -37,39 +38,66 @@ const results = new Results((selected) => {
   reveal(byId("inspector"));
 });
 const inspector = new Inspector(byId("inspector"), {
-  steer: (concept, direction) => {
-    form.chips.add(concept, direction);
+  steer: async (concept, direction) => {
+    const chip = { ...concept };
+    if (!(await results.before(consent([chip])))) return;
+    form.chips.add(chip, direction);
     run();
   },
   refuse: showError,
 });
 const form = new Form(batched(drawSnippet));
 let running = null;
+/** What "Run again" repeats. */
+let again = null;
 
-/** Runs what the form says. A second run stops the first. */
-async function run() {
+/** Runs what the form says, or a request. A second run stops the first. Says whether it came to its end. */
+async function run(request) {
+  hideError();
+  try {
+    if (!request && !(await results.before(form.consent()))) return false;
+    request ??= compose(form.read());
+  } catch (error) {
+    return showError(error);
+  }
   running?.abort();
   const controller = (running = new AbortController());
-  hideError();
-  inspector.clear();
+  const begun = () => {
+    inspector.clear();
+    drawSnippet();
+  };
+  const repeated = document.activeElement === byId("again");
   byId("stop").hidden = false;
-  byId("run").hidden = true;
+  byId("run").hidden = byId("again").hidden = true;
+  if (repeated) byId("stop").focus({ preventScroll: true });
   byId("result").classList.add("ran");
   reveal(byId("result"));
+  let [state, error] = ["rejected", null];
   try {
-    await results.run(compose(form.read()), controller.signal);
-  } catch (error) {
-    if (running === controller) showError(error);
-  } finally {
-    if (running === controller) {
-      const hadFocus = document.activeElement === byId("stop");
-      running = null;
-      byId("stop").hidden = true;
-      byId("run").hidden = false;
-      if (hadFocus) byId("run").focus();
-    }
+    state = await results.run(request, controller.signal, begun);
+  } catch (caught) {
+    error = caught;
   }
+  if (running !== controller) return false;
+  const hadFocus = document.activeElement === byId("stop");
+  running = null;
+  byId("stop").hidden = true;
+  byId("run").hidden = false;
+  if (hadFocus) byId("run").focus();
+  if (state === "lost" || (error instanceof Refusal && error.passing())) offerAgain(request);
+  if (error?.error?.code === "not_steerable" && (await steerAnyway(error.message))) return run(forced(request));
+  if (error) showError(error);
+  return state === "done";
 }
+
+/** A request is repeated with the seed that it had, so that it gives the text that was begun. */
+function offerAgain(request) {
+  const seed = results.shown?.request === request ? results.shown.seed() : request.body.seed;
+  again = { ...request, body: { ...request.body, seed } };
+  byId("again").hidden = false;
+}
+
+const forced = ({ path, body }) => ({ path, body: { ...body, steering: { ...body.steering, force: true } } });
 
 /** On a narrow screen what follows is below: brings it into view. */
 function reveal(element) {
@@ -91,13 +119,11 @@ function showError(error) {
   const rows = facts
     .filter(([, value]) => value != null && value !== "")
     .map(([name, value]) => h("div", h("dt", name), h("dd", String(value))));
-  const anyway = code === "not_steerable" && h("button", { onclick: force }, "Steer anyway");
   byId("error").replaceChildren(
     ...[
-      h("p", h("strong", message)),
+      h("p", { dir: "auto" }, h("strong", message)),
       h("dl", rows),
       details && h("pre", JSON.stringify(details, null, 2)),
-      anyway,
       h("button.quiet", { onclick: hideError }, "Dismiss"),
     ].filter(Boolean),
   );
@@ -109,17 +135,30 @@ function hideError() {
   byId("error").hidden = true;
 }
 
-function force() {
-  form.force = true;
-  run();
-}
-
 function drawSnippet() {
   const language = document.querySelector("[name=language]:checked").value;
   try {
-    byId("snippet").textContent = snippet(language, compose(form.read()));
+    byId("snippet").textContent = snippet(language, compose(shared()));
   } catch (error) {
     byId("snippet").textContent = `The other fields are not a JSON object: ${error.message}`;
+  }
+}
+
+/** What the form says; if that is what is shown, with the seed that was drawn for it, so that others get the same text. */
+function shared() {
+  const request = form.read();
+  const seed = results.shown?.seed() ?? null;
+  return seed !== null && isShown(request) ? { ...request, seed: String(seed) } : request;
+}
+
+/** Whether the result that is shown is of this request, which leaves the seed open. */
+function isShown(request) {
+  const text = ({ path, body }) => JSON.stringify([path, { ...body, seed: null }]);
+  try {
+    const composed = compose(request);
+    return composed.body.seed == null && text(composed) === text(results.shown.request);
+  } catch {
+    return false;
   }
 }
 
@@ -134,14 +173,12 @@ async function loadExample({ label, amplify = [], suppress = [], inputs, ...fiel
     return showError(error);
   }
   if (!start) return;
-  await run();
-  if (inputs) await explainFirst();
+  if ((await run()) && inputs) await explainFirst();
 }
 
 /** Selects the first token of the text, and asks what the prompt did for it. */
 async function explainFirst() {
-  const [lane] = results.lanes.values();
-  if (!lane?.result) return;
+  const [lane] = results.shown.inOrder();
   inspector.select({ lane, token: lane.start.prompt_tokens });
   await inspector.askForInputs();
 }
@@ -194,12 +231,13 @@ byId("form").addEventListener("submit", (event) => {
   run();
 });
 byId("stop").addEventListener("click", () => running?.abort());
+byId("again").addEventListener("click", () => run(again));
 byId("draw-seed").addEventListener("click", () => {
   byId("form").elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
   run();
 });
 byId("link").addEventListener("click", async () => {
-  history.replaceState(null, "", `#${toFragment(form.read())}`);
+  history.replaceState(null, "", `#${toFragment(shared())}`);
   flash(byId("link"), (await copy(location.href)) ? "Copied" : "In the address bar");
 });
 byId("copy").addEventListener("click", async () => {
@@ -209,7 +247,7 @@ byId("copy").addEventListener("click", async () => {
 });
 for (const language of document.getElementsByName("language")) language.addEventListener("change", drawSnippet);
 document.addEventListener("keydown", (event) => {
-  if (byId("key-dialog").open) return;
+  if (document.querySelector("dialog[open]")) return;
   if (event.key === "Escape" && running) running.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();

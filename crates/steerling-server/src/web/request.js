@@ -14,7 +14,6 @@ const EMPTY = {
   messages: [{ role: "user", content: "" }],
   chips: [],
   compare: true,
-  force: false,
   explain: true,
   extra: "",
   max_new_tokens: "48",
@@ -39,8 +38,11 @@ export function normalize(raw) {
   return request;
 }
 
-/** A concept in the request: what it is called, which way it is steered, and how strongly. */
-export function chipOf({ id, name, direction, strength }) {
+/**
+ * A concept in the request: what it is called, which way it is steered, how strongly, and whether the user has been
+ * asked about a concept that is not meant to be steered.
+ */
+export function chipOf({ id, name, direction, strength, force }) {
   const way = direction === "suppress" ? "suppress" : "amplify";
   const { usual, most } = STRENGTH[way];
   const sane = typeof strength === "number" && strength >= 0 && strength <= most;
@@ -49,6 +51,7 @@ export function chipOf({ id, name, direction, strength }) {
     name: String(name ?? `concept ${id}`),
     direction: way,
     strength: sane ? strength : usual,
+    force: force === true,
   };
 }
 
@@ -70,10 +73,12 @@ export function compose(request, { steer = true, explain = true } = {}) {
   const extra = request.extra.trim() === "" ? {} : JSON.parse(request.extra);
   if (extra === null || typeof extra !== "object" || Array.isArray(extra)) throw new SyntaxError("not a JSON object");
   Object.assign(body, extra);
+  // The server draws a seed that is null, and the link that carries it has it in the field of its own.
+  if (body.seed === null && request.seed !== "") body.seed = Number(request.seed);
   return { path: steered || extra.steering ? "/steer" : "/generate", body };
 }
 
-function steering({ chips, force }) {
+function steering({ chips }) {
   const steering = {};
   for (const { id, direction, strength } of chips) {
     const entry = { concept: id };
@@ -86,7 +91,7 @@ function steering({ chips, force }) {
       });
     (steering[direction] ??= []).push(entry);
   }
-  if (force) steering.force = true;
+  if (chips.some(({ force }) => force)) steering.force = true;
   return steering;
 }
 
@@ -107,7 +112,8 @@ export function fromFragment(fragment) {
   try {
     const binary = atob(fragment.replaceAll("-", "+").replaceAll("_", "/"));
     const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
-    const raw = JSON.parse(new TextDecoder().decode(bytes));
+    // Consent is not for others to give: whoever opens the link is asked.
+    const raw = JSON.parse(new TextDecoder().decode(bytes), (name, value) => (name === "force" ? undefined : value));
     return raw !== null && typeof raw === "object" ? normalize(raw) : null;
   } catch {
     return null;
