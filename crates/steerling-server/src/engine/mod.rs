@@ -61,7 +61,8 @@ impl EngineOptions {
     /// # Errors
     /// Naming the flag, its value and the limit.
     pub(crate) fn check(&self, limits: &Limits) -> Result<()> {
-        let least = limits.prefill_rows + limits.canvas.block_size;
+        // A step computes whole attention blocks.
+        let least = limits.canvas.block_size;
         if self.max_rows >= least {
             return Ok(());
         }

@@ -91,8 +91,7 @@ pub(super) async fn attribute(
     };
     let steering = job.steering.clone();
     let mut inputs: Option<InputJob> = None;
-    let targets = positions.as_ref().map_or(trace.commits.len(), Vec::len);
-    let size = targets * request.n_steps().unwrap_or(1) * trace.seq_length;
+    let size = positions.len() * request.n_steps().unwrap_or(1) * trace.seq_length;
     let work = {
         let trace = trace.clone();
         job.ticket.run(WorkKind::Attribute, size, move |runtime| {

@@ -16,10 +16,11 @@ use steerling::attribute::Trace;
 use steerling::steer::Steering;
 use utoipa::ToSchema;
 
-use super::attribution::{Attribution, ChunkBody, TokenBody, Verify};
+use super::attribution::{Attribution, ChunkBody, TokenBody};
 use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
 use super::respond::{hold, json};
+use super::verify::Verify;
 use super::{AppState, plan};
 use crate::auth::{self, Scope};
 use crate::engine::{Model, Ticket};
