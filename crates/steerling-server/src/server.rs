@@ -11,7 +11,7 @@ use crate::api::{self, AppState};
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Loaded, Phase};
 use crate::metrics::{Metrics, UPKEEP};
-use crate::transport::Transport;
+use crate::transport::{Limits, Transport};
 
 /// For the last bytes of answers that have ended; a reader that has stalled does not keep the process.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -60,8 +60,9 @@ where
     B: Fn() -> steerling::Result<Loaded<D>> + Send + 'static,
 {
     let Listeners { main, admin } = listeners.into();
-    let transport = Transport::new(&options.guard).await?;
     let metrics = Arc::new(Metrics::new(api::paths()));
+    let limits = Limits::new(&options);
+    let transport = Transport::new(limits, metrics.connections.main.clone()).with_tls(&options).await?;
     let policies = options.guard.policies.clone();
     let build = move || {
         let loaded = build()?;
@@ -72,11 +73,11 @@ where
     let state = AppState::new(engine.clone(), options.clone(), metrics.clone())?;
     let audit = state.audit.clone();
     // Both end with this function.
-    let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
     let _admin = admin.map(|listener| {
-        let server = axum::serve(listener, api::admin_router(state.clone()));
-        AbortOnDropHandle::new(tokio::spawn(server.into_future()))
+        let server = Transport::new(limits, metrics.connections.admin.clone());
+        AbortOnDropHandle::new(tokio::spawn(server.serve(listener, api::admin_router(state.clone()))))
     });
+    let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
     let connections = transport.handle();
     let mut server = tokio::spawn(transport.serve(main, api::router(state)));
     let mut phase = engine.phase();

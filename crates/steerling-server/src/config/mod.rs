@@ -15,7 +15,7 @@ use axum::http::HeaderValue;
 use clap::{ArgAction, Args, ValueEnum};
 use steerling::{DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 
-use crate::auth::Keys;
+use crate::auth::{Host, Keys};
 use crate::demo::{DEMO, NOTICE};
 use crate::engine::EngineOptions;
 use crate::policy::Policies;
@@ -29,6 +29,12 @@ pub use template::template;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
 const MAX_HEADER_BYTES: usize = 32 << 10;
+/// Open connections of a port.
+const MAX_CONNECTIONS: usize = 512;
+/// Time for the body of a request: 1 MiB needs 140 kbit/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time in which a client takes nothing of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone, Args)]
@@ -134,6 +140,20 @@ pub struct GuardOptions {
     /// Largest head of a request, in bytes; 8192 at least
     #[arg(long, env = "STEERLING_MAX_HEADER_BYTES", default_value_t = MAX_HEADER_BYTES, value_parser = header_bytes)]
     pub max_header_bytes: usize,
+    /// Time for the whole body of a request, in seconds; no more than `timeout-seconds`
+    #[arg(long = "body-timeout-seconds", env = "STEERLING_BODY_TIMEOUT_SECONDS", default_value = "60", value_parser = some_seconds)]
+    pub body_timeout: Duration,
+    /// Time after which an answer is given up whose client takes nothing of it, in seconds
+    #[arg(long = "write-timeout-seconds", env = "STEERLING_WRITE_TIMEOUT_SECONDS", default_value = "60", value_parser = some_seconds)]
+    pub write_timeout: Duration,
+    /// Open connections of each port; beyond them, the connection that has been idle for the longest time is closed, and
+    /// while none is idle, new ones wait
+    #[arg(long, env = "STEERLING_MAX_CONNECTIONS", default_value_t = MAX_CONNECTIONS, value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// Names and addresses, without ports, that a server without API keys answers to beside loopback and its own `host`,
+    /// or `*` for all; the admin port, which has no keys, always needs them
+    #[arg(long, env = "STEERLING_ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
+    pub allowed_hosts: Vec<Host>,
     /// Policy that holds for every generation, beside the one that a request names; a `[policies.NAME]` of the file
     #[arg(long, env = "STEERLING_POLICY", value_name = "NAME")]
     pub policy: Option<String>,
@@ -147,6 +167,9 @@ pub struct GuardOptions {
     /// The API keys of the file and the environment; without any, everybody may do everything.
     #[arg(skip)]
     pub keys: Arc<Keys>,
+    /// The addresses that the server listens on; requests for them are its own.
+    #[arg(skip)]
+    pub listening_hosts: Vec<Host>,
     /// The policies of the file.
     #[arg(skip)]
     pub policies: Arc<Policies>,
@@ -161,10 +184,15 @@ impl Default for GuardOptions {
             cors_origins: Vec::new(),
             header_timeout: HEADER_TIMEOUT,
             max_header_bytes: MAX_HEADER_BYTES,
+            body_timeout: BODY_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+            allowed_hosts: Vec::new(),
             policy: None,
             audit_log: None,
             audit_prompts: false,
             keys: Arc::default(),
+            listening_hosts: Vec::new(),
             policies: Arc::default(),
         }
     }
@@ -279,6 +307,14 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     match text == "*" || sane {
         true => HeaderValue::from_str(text).map_err(|error| error.to_string()),
         false => Err(format!("`{text}` is neither `*` nor an origin such as https://example.org")),
+    }
+}
+
+/// As [`seconds`], above 0.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err(format!("{text} is not above 0")),
+        time => Ok(time),
     }
 }
 

@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod attribute;
+mod bodies;
+mod connections;
 mod decoding;
 mod docs;
 mod engine;
 mod examples;
 mod generate;
 mod guard;
+mod hosts;
+mod http2;
 mod openai;
 mod operate;
 mod playground;
