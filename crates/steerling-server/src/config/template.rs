@@ -16,7 +16,8 @@ const HEAD: &str = "\
 
 const TABLES: &str = r##"
 # API keys. With at least one, every path but /health/live, /health/ready, the page at /, /docs and /openapi.json wants
-# one of them, as `Authorization: Bearer KEY`. `steerling key NAME` makes a key and prints its table: only the SHA-256 of the key is kept.
+# one of them, as `Authorization: Bearer KEY`. `steerling key NAME` makes a key and prints its table: only the SHA-256 of
+# the key is kept.
 # Scopes: generate (/generate, /steer, /v1/completions, /v1/chat/completions), explain (/attribute, /embed, /score,
 # /concepts, /v1/embeddings), admin (/metrics, and all others); without `scopes`, all of them. `max_concurrent`: requests
 # under way at once; without it, no limit of its own.
