@@ -21,6 +21,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DRAIN = 60
+# How long a client may hold a connection, in seconds.
+HOLD = 4
 
 
 def free_port():
@@ -55,6 +57,7 @@ class Replica:
         self.port, self.name = free_port(), name
         self.log = open(directory / f"{name}.log", "ab")
         flags = f"--port {self.port} --device cpu --kv-cache-mib 256 --drain-seconds {DRAIN} --max-queue 256"
+        flags += f" --header-timeout-seconds {HOLD} --body-timeout-seconds {HOLD} --write-timeout-seconds {HOLD}"
         self.command = [program, "serve", "--model", str(model), "--log-format", "json", *flags.split()]
         self.start()
 
@@ -64,6 +67,10 @@ class Replica:
 
     def active(self):
         return json.loads(get(self.port, "/info")[1])["load"]["active"]
+
+    def connections(self):
+        text = get(self.port, "/metrics")[1].decode()
+        return float(re.search(r'^steerling_connections\{port="main"\} (\S+)', text, re.M).group(1))
 
 
 class Proxy:
@@ -114,6 +121,48 @@ class Stream:
         except (OSError, http.client.HTTPException):
             cut = True
         self.end = last if last in ("done", "error") else ("cut" if cut else "closed early")
+
+
+class Flood:
+    """Clients that hold connections to a replica: idle ones, bodies byte by byte, answers that nobody reads."""
+
+    def __init__(self, port, each):
+        head = "POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n"
+        self.idle = [self.open(port, head) for _ in range(10 * each)]
+        self.bodies = [self.open(port, head + "\r\n") for _ in range(each)]
+        unread = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 64
+        self.unread = [self.open(port, unread) for _ in range(each)]
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.dribble)
+        self.thread.start()
+
+    def open(self, port, text):
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(("127.0.0.1", port))
+        s.sendall(text.encode())
+        return s
+
+    def dribble(self):
+        while not self.stop.wait(0.2):
+            for s in self.bodies:
+                try:
+                    s.send(b" ")
+                except OSError:
+                    pass
+
+    def leave_bodies(self):
+        """How those were answered whose bodies did not come; they leave with that."""
+        statuses = sorted({s.recv(12)[9:].decode() for s in self.bodies})
+        self.stop.set()
+        self.thread.join()
+        for s in self.bodies:
+            s.close()
+        return statuses
+
+    def close(self):
+        for s in self.idle + self.unread:
+            s.close()
 
 
 class Load:
@@ -198,6 +247,21 @@ def run(proxy, one, two):
     if shares != [3, 3]:
         wrong.append(f"balance: {shares} of 6 streams each")
     phase("six streams, opened in turn", 6, 0, 0, f"{shares[0]} and {shares[1]} of them on the two replicas")
+
+    # Clients hold as many connections as they can, to both replicas, beside the streams and other requests.
+    load = Load(proxy.port)
+    floods = [Flood(replica.port, 10) for replica in (one, two)]
+    for replica, flood in zip((one, two), floods):
+        statuses = flood.leave_bodies()
+        if statuses != ["408"]:
+            wrong.append(f"bodies that come byte by byte were answered with {statuses}")
+        # Those of HAProxy stay.
+        until("the connections to be closed", lambda: replica.connections() <= 20, HOLD + 20)
+        flood.close()
+    sent = load.end()
+    note = "all are closed by the replicas in time; requests beside them are answered"
+    phase("clients hold 240 connections", len(sent), len(failures(sent)), 0, note)
+    wrong.extend(failures(sent)[:3])
 
     # One replica dies. Its streams are cut, the others go on; what is sent from then on is answered.
     load = Load(proxy.port)

@@ -21,6 +21,7 @@ pub(crate) enum Code {
     NotFound,
     ModelNotFound,
     MethodNotAllowed,
+    RequestTimeout,
     PayloadTooLarge,
     UnsupportedMediaType,
     InvalidRequest,
@@ -45,6 +46,7 @@ impl Code {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::ModelNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest
@@ -71,6 +73,8 @@ pub(crate) struct ApiError {
     /// Boxed, because refusals are passed on by value everywhere.
     details: Option<Box<serde_json::Value>>,
     retry_after: Option<Duration>,
+    /// The encoding of the body is at fault: the answer names those that are supported.
+    bad_encoding: bool,
     status: StatusCode,
 }
 
@@ -100,7 +104,16 @@ struct ErrorDetail {
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, details: None, retry_after: None, status: code.status() }
+        let message = message.into();
+        Self {
+            code,
+            message,
+            param: None,
+            details: None,
+            retry_after: None,
+            bad_encoding: false,
+            status: code.status(),
+        }
     }
 
     /// The client may know no more than this; the reason is in the log.
@@ -121,6 +134,26 @@ impl ApiError {
         let message =
             format!("the API key `{key}` does not have the scope `{}` that this request needs", scope.as_str());
         Self::new(Code::Forbidden, message)
+    }
+
+    /// Without keys a browser could be made to ask by a page whose name resolves to this server.
+    pub(crate) fn foreign_host(host: &str) -> Self {
+        let message = format!(
+            "this server has no API keys, and answers requests for localhost and its allowed hosts only, not for \
+             `{host}`; add the name to `allowed_hosts` (--allowed-hosts), or set API keys"
+        );
+        Self::new(Code::Forbidden, message)
+    }
+
+    /// `size` says how many bytes the body has.
+    pub(crate) fn payload_too_large(size: &str, limit: usize) -> Self {
+        let message = format!("{size}, this server accepts at most {limit} (`max_body_bytes`, --max-body-bytes)");
+        Self::new(Code::PayloadTooLarge, message)
+    }
+
+    pub(crate) fn unsupported_encoding(found: &str) -> Self {
+        let message = format!("`content-encoding: {found}` is not supported; supported are gzip and identity");
+        Self { bad_encoding: true, ..Self::new(Code::UnsupportedMediaType, message) }
     }
 
     pub(crate) fn key_is_busy(key: &str, most: usize) -> Self {
@@ -157,7 +190,6 @@ impl ApiError {
             StatusCode::METHOD_NOT_ALLOWED => {
                 Self::new(Code::MethodNotAllowed, "this path does not take this method; see the header `allow`")
             }
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(Code::PayloadTooLarge, "the body is too large"),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 Self::new(Code::UnsupportedMediaType, "the body must be `content-type: application/json`")
             }
@@ -274,6 +306,9 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if self.bad_encoding {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"));
         }
         if self.code == Code::Unauthorized {
             let challenge = HeaderValue::from_static("Bearer realm=\"steerling\"");

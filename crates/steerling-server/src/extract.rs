@@ -1,28 +1,27 @@
 //! JSON bodies, refused in the shape of [`crate::error`] and naming the field.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
+use crate::api::AppState;
+use crate::body;
 use crate::error::{ApiError, Code};
 
 /// A JSON body of type `T`.
 pub(crate) struct Json<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::from_status(StatusCode::PAYLOAD_TOO_LARGE),
-            _ => ApiError::new(Code::InvalidJson, "the body ended early"),
-        })?;
+        let (head, body) = request.into_parts();
+        let bytes = body::read(&head.headers, body, state.options.max_body_bytes).await?;
         parse(&bytes).map(Self)
     }
 }

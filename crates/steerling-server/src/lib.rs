@@ -4,6 +4,7 @@
 mod api;
 mod audit;
 pub mod auth;
+mod body;
 pub mod config;
 pub mod demo;
 pub mod engine;

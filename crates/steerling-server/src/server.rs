@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, AppState};
+use crate::auth::AllowedHost;
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Loaded, Phase};
 use crate::metrics::{Metrics, UPKEEP};
-use crate::transport::Transport;
+use crate::transport::{Limits, Transport};
 
 /// For the last bytes of answers that have ended; a reader that has stalled does not keep the process.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ impl From<TcpListener> for Listeners {
 /// When the model cannot be loaded or the socket fails.
 pub async fn run<D, B>(
     listeners: impl Into<Listeners>,
-    options: ServiceOptions,
+    mut options: ServiceOptions,
     build: B,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
@@ -61,8 +62,12 @@ where
     B: Fn() -> steerling::Result<Loaded<D>> + Send + 'static,
 {
     let Listeners { main, admin } = listeners.into();
-    let transport = Transport::new(&options.guard).await?;
+    // Also the addresses that a name was resolved to are the server's own.
+    let addresses = main.iter().chain(&admin).filter_map(|listener| listener.local_addr().ok());
+    options.guard.listening_hosts.extend(addresses.map(|address| AllowedHost::from(address.ip())));
     let metrics = Arc::new(Metrics::new(api::paths()));
+    let limits = Limits::new(&options);
+    let transport = Transport::new(limits, metrics.connections.main.clone()).with_tls(&options).await?;
     let policies = options.guard.policies.clone();
     let engine_options = options.engine();
     let build = move || {
@@ -75,10 +80,11 @@ where
     let state = AppState::new(engine.clone(), options.clone(), metrics.clone())?;
     let audit = state.audit.clone();
     // Both end with this function.
-    let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics)));
+    let _upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep(metrics.clone())));
+    let operators = Transport::new(limits, metrics.connections.admin.clone());
     let admin = admin.into_iter().map(|listener| {
-        let server = axum::serve(listener, api::admin_router(state.clone()));
-        AbortOnDropHandle::new(tokio::spawn(server.into_future()))
+        let server = operators.clone().serve(listener, api::admin_router(state.clone()));
+        AbortOnDropHandle::new(tokio::spawn(server))
     });
     let _admin: Vec<_> = admin.collect();
     let connections = transport.handle();

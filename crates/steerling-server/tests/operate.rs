@@ -82,6 +82,10 @@ fn the_usual_file_is_read_where_it_lies_and_what_is_wrong_in_a_file_is_told_with
         ("admin_host = '127.0.0.1'", "admin_host needs admin_port"),
         ("[api_keys.a]\nsha256 = 'abc'", "api_keys.a: `sha256` is not 64 hexadecimal digits"),
         ("cors_origins = 'example.org'", "neither `*` nor an origin"),
+        ("allowed_hosts = ['localhost', 'http://example.org']", "without scheme and port"),
+        ("max_connections = 0", "0 is below the minimum of 1"),
+        ("body_timeout_seconds = 0", "0 is not above 0"),
+        ("write_timeout_seconds = -1", "-1 is outside"),
     ] {
         std::fs::write(&usual, content).unwrap();
         for command in ["serve", "config"] {

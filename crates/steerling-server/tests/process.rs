@@ -1,7 +1,8 @@
 //! The program as an operator and a client with `curl` meet it: a real process, a real socket, real signals.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -207,6 +208,27 @@ fn operators_may_have_a_port_of_their_own() {
     assert!(metrics.contains("steerling_ready 1\n") && metrics.ends_with("200"), "{metrics}");
     let nothing = get("/info");
     assert!(nothing.contains("not_found") && nothing.ends_with("404"), "{nothing}");
+}
+
+#[test]
+fn the_admin_port_has_the_limits_of_the_main_one_and_answers_to_allowed_hosts() {
+    let flags = ["--admin-port", "0", "--header-timeout-seconds", "1", "--allowed-hosts", "prometheus.example"];
+    let mut server = Server::start(&flags);
+    let line: Value = serde_json::from_str(&server.line(&["admin_address"])).unwrap();
+    server.address = line["fields"]["admin_address"].as_str().unwrap().to_owned();
+    let status = |host: &str, path: &str| {
+        let host = format!("host: {host}");
+        let flags = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &host];
+        String::from_utf8(server.curl(&flags, path, None).wait_with_output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(status("prometheus.example:9090", "/metrics"), "200");
+    assert_eq!(status("evil.example", "/metrics"), "403");
+    assert_eq!(status("10.0.0.7:9090", "/health/ready"), "200", "probes ask by address");
+    let mut slow = TcpStream::connect(&server.address).unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n").unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let read = slow.read_to_end(&mut Vec::new());
+    assert!(read.is_ok(), "the connection is held: {read:?}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A short soak of the whole program: mixed traffic, clients that misbehave, steps that fail, a drain in the middle.
+//! A short soak of the whole program: mixed traffic, clients that misbehave or hold connections, steps that fail, a drain
+//! in the middle.
 //! The long one is the same with more seconds; see `docs/reliability.md`.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
@@ -19,6 +20,8 @@ fn serve(port: u16) -> (Child, String) {
         // Pages for a few sequences only, so that jobs wait and cached pages are evicted.
         .args(["--kv-cache-mib", "1", "--max-batch", "16", "--max-queue", "16", "--drain-seconds", "5"])
         .args(["--inject-faults", "1009", "--max-faults", "100000"])
+        // Clients that hold connections find the ends of their time within the run.
+        .args(["--header-timeout-seconds", "6", "--body-timeout-seconds", "3", "--write-timeout-seconds", "3"])
         // The first backtrace reads the program's symbols into memory, which is no leak.
         .env("RUST_BACKTRACE", "0")
         .stderr(Stdio::piped())

@@ -4,28 +4,27 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::response::Response;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT: Duration = Duration::from_secs(3600);
 /// What is no page does nothing, should a browser take it for one. Pages have a policy of their own.
 const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
-/// Lets pages of these origins ask; none without origins.
+/// Lets pages of these origins ask; none without origins. Origin and key decide: a page of an allowed origin may send any
+/// header, because clients have headers of their own (`x-stainless-os`).
 pub(super) fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     let origin = match origins {
         [] => return None,
         origins if origins.iter().any(|origin| origin == "*") => AllowOrigin::any(),
         origins => AllowOrigin::list(origins.iter().cloned()),
     };
-    let named = HeaderName::from_static;
-    let (id, trace, key) = (named("x-request-id"), named("traceparent"), header::AUTHORIZATION);
     Some(
         CorsLayer::new()
             .allow_origin(origin)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers([key, header::CONTENT_TYPE, id.clone(), trace])
-            .expose_headers([id, header::RETRY_AFTER])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
             .max_age(PREFLIGHT),
     )
 }

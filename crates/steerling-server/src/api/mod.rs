@@ -26,19 +26,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::audit::Audit;
-use crate::auth::authorize;
+use crate::auth::{self, Hosts, authorize, check_host};
 use crate::config::ServiceOptions;
 use crate::engine::{EngineHandle, Model, NotReady, Ticket};
 use crate::error::ApiError;
@@ -46,9 +44,6 @@ use crate::metrics::Metrics;
 use crate::observe::{answer_errors, observe};
 
 use headers::{cors, secure};
-
-/// Longest pause between two pieces of a request's body.
-const BODY_PAUSE: Duration = Duration::from_secs(30);
 
 /// What every handler may use.
 #[derive(Clone)]
@@ -78,7 +73,7 @@ impl AppState {
         self.options.max_batch + self.options.max_queue
     }
 
-    /// When the answer to a request that comes now must have ended.
+    /// When the answer to the request must have ended. Its time begins with its arrival, not when its body was read.
     ///
     /// # Errors
     /// If the request asks for more time than it may have.
@@ -91,7 +86,7 @@ impl AppState {
             }
             timeout => timeout.unwrap_or(most),
         };
-        Ok(Instant::now() + timeout)
+        Ok(auth::deadline(timeout))
     }
 
     /// Admits a request that comes now, before anything is done for it.
@@ -158,23 +153,23 @@ pub(crate) async fn plan<T: Send + 'static>(
 
 /// The whole service.
 pub(crate) fn router(state: AppState) -> Router {
-    let body_limit = DefaultBodyLimit::max(state.options.max_body_bytes);
     let (router, _) = routes().split_for_parts();
-    let cors = cors(&state.options.guard.cors_origins);
+    let guard = &state.options.guard;
+    let (cors, hosts) = (cors(&guard.cors_origins), Hosts::of(guard, !guard.keys.is_empty()));
     router
         .fallback(|| async { ApiError::from_status(StatusCode::NOT_FOUND) })
-        .layer(body_limit)
-        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(answer_to_panic))
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(middleware::from_fn_with_state(hosts, check_host))
         .layer(option_layer(cors))
         .layer(middleware::map_response(secure))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), observe))
         .with_state(state)
 }
 
-/// What operators ask, for a port of their own.
+/// What operators ask, for a port of their own. No key protects it, whatever the main port has.
 pub(crate) fn admin_router(state: AppState) -> Router {
+    let hosts = Hosts::of(&state.options.guard, false);
     let (router, _) = OpenApiRouter::new()
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
@@ -183,6 +178,7 @@ pub(crate) fn admin_router(state: AppState) -> Router {
     router
         .fallback(|| async { ApiError::from_status(StatusCode::NOT_FOUND) })
         .layer(CatchPanicLayer::custom(answer_to_panic))
+        .layer(middleware::from_fn_with_state(hosts, check_host))
         .layer(middleware::from_fn(answer_errors))
         .with_state(state)
 }

@@ -4,13 +4,15 @@
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 use metrics::Counter;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::generate::request::Prepared;
 use crate::auth::caller;
@@ -19,6 +21,8 @@ use writer::Writer;
 
 /// Lines that wait for a slow disk; further ones are dropped.
 const WAITING: usize = 4096;
+/// Bytes of these lines. With prompts, each may be as long as the body of a request.
+const WAITING_BYTES: usize = 64 << 20;
 
 /// A line.
 #[derive(Debug, Serialize)]
@@ -54,7 +58,11 @@ pub(crate) struct Counts {
 
 /// What the writer is told.
 enum Told {
-    Line(Vec<u8>),
+    Line {
+        bytes: Vec<u8>,
+        /// Counts the bytes until they are written.
+        _room: OwnedSemaphorePermit,
+    },
     /// All lines before it have been written or dropped.
     Flush(SyncSender<()>),
 }
@@ -63,6 +71,8 @@ enum Told {
 #[derive(Clone)]
 pub(crate) struct Audit {
     sender: SyncSender<Told>,
+    /// Bytes that may still wait.
+    room: Arc<Semaphore>,
     dropped: Counter,
     with_prompts: bool,
 }
@@ -75,17 +85,23 @@ impl Audit {
     pub(crate) fn start(path: PathBuf, with_prompts: bool, counts: Counts) -> std::io::Result<Self> {
         let dropped = counts.dropped.clone();
         let mut writer = Writer::open(path, counts)?;
-        let (sender, receiver) = sync_channel(WAITING);
+        let (audit, receiver) = Self::queue(WAITING_BYTES, with_prompts, dropped);
         std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
             for told in receiver {
                 match told {
-                    Told::Line(line) => writer.write(&line),
+                    Told::Line { bytes, _room } => writer.write(&bytes),
                     // Whoever asked may have gone.
                     Told::Flush(done) => _ = done.send(()),
                 }
             }
         })?;
-        Ok(Self { sender, dropped, with_prompts })
+        Ok(audit)
+    }
+
+    /// A queue for `bytes`, and its other end.
+    fn queue(bytes: usize, with_prompts: bool, dropped: Counter) -> (Self, Receiver<Told>) {
+        let (sender, receiver) = sync_channel(WAITING);
+        (Self { sender, room: Arc::new(Semaphore::new(bytes)), dropped, with_prompts }, receiver)
     }
 
     /// The line of a request whose generations are admitted, or refused by a policy.
@@ -119,7 +135,9 @@ impl Audit {
 
     /// Hands a line to the writer; without room for it, it is dropped and counted.
     pub(crate) fn record(&self, line: Vec<u8>) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.sender.try_send(Told::Line(line)) {
+        let room =
+            u32::try_from(line.len()).ok().and_then(|bytes| self.room.clone().try_acquire_many_owned(bytes).ok());
+        if room.is_none_or(|room| self.sender.try_send(Told::Line { bytes: line, _room: room }).is_err()) {
             self.dropped.increment(1);
         }
     }
@@ -130,5 +148,24 @@ impl Audit {
         if self.sender.try_send(Told::Flush(done)).is_ok() {
             _ = ended.recv_timeout(most);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_wait_within_a_number_of_bytes() {
+        let (audit, receiver) = Audit::queue(100, true, Counter::noop());
+        let waiting = || receiver.try_iter().filter(|told| matches!(told, Told::Line { .. })).count();
+        for bytes in [60, 41, 40, 1] {
+            audit.record(vec![b'x'; bytes]);
+        }
+        assert_eq!(waiting(), 2, "60 and 40 fit, 41 and 1 do not");
+        audit.record(vec![b'x'; 100]);
+        assert_eq!(waiting(), 1, "what was written makes room");
+        audit.record(vec![b'x'; 101]);
+        assert_eq!(waiting(), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! The layer that asks for the key.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -25,6 +27,8 @@ pub(crate) struct Caller {
     pub(crate) path: String,
     /// The name of the key; none where no keys are set.
     pub(crate) key: Option<String>,
+    /// When its headers were there; its body may have come later.
+    arrived: Instant,
 }
 
 /// Who has sent the request that the current task answers; handlers run in the task of their request.
@@ -42,12 +46,17 @@ pub(crate) fn require(keys: &Keys, scope: Scope) -> Result<(), ApiError> {
     }
 }
 
+/// The end of `time` from the arrival of the request that the current task answers.
+pub(crate) fn deadline(time: Duration) -> Instant {
+    CALLER.try_with(|caller| caller.arrived).unwrap_or_else(|_| Instant::now()) + time
+}
+
 /// Lets a request through if its key opens the path, and counts it against the limit of the key until the last byte of
 /// its answer.
 pub(crate) async fn authorize(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let mut caller = Caller { request_id, path, key: None };
+    let mut caller = Caller { request_id, path, key: None, arrived: Instant::now() };
     let permit = match admit(&state, &caller.path, request.headers()) {
         Ok(None) => None,
         Ok(Some((key, permit))) => {

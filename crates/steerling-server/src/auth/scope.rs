@@ -39,17 +39,21 @@ pub(crate) enum Access {
     Needs(Scope),
 }
 
+/// Whether a path is for probes, which ask by whatever address they know. It holds no secret.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/health/live" | "/health/ready")
+}
+
 /// What the route `path` wants. A path that is not named here wants the most, so that a new one is never open by
 /// mistake.
 pub(crate) fn access(path: &str) -> Access {
     match path {
-        "/health/live" | "/health/ready" => Access::Open,
-        // The page itself holds nothing: it asks for a key and sends it along.
-        "/" | "/assets/{file}" => Access::Open,
+        path if is_probe(path) => Access::Open,
+        // The pages themselves hold nothing: that at `/` asks for a key and sends it along.
+        "/" | "/assets/{file}" | "/openapi.json" | "/docs" | "/docs/{file}" => Access::Open,
         // No route: 404, but not for those who have no key.
         "" => Access::AnyKey,
-        "/info" | "/openapi.json" | "/docs" | "/docs/{file}" | "/tokenize" | "/detokenize" | "/v1/models"
-        | "/v1/models/{model}" => Access::AnyKey,
+        "/info" | "/tokenize" | "/detokenize" | "/v1/models" | "/v1/models/{model}" => Access::AnyKey,
         "/generate" | "/steer" | "/v1/completions" | "/v1/chat/completions" => Access::Needs(Scope::Generate),
         "/attribute" | "/embed" | "/score" | "/v1/embeddings" => Access::Needs(Scope::Explain),
         path if path == "/concepts" || path.starts_with("/concepts/") => Access::Needs(Scope::Explain),
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_route_is_named_and_only_health_and_the_page_are_open() {
+    fn every_route_is_named_and_only_health_and_the_pages_are_open() {
         let paths = crate::api::paths();
         let with = |wanted: Access| -> Vec<&str> {
             let mut found: Vec<&str> = paths.iter().map(String::as_str).filter(|path| access(path) == wanted).collect();
@@ -76,8 +80,8 @@ mod tests {
         };
         // What is not named wants `admin`.
         assert_eq!(with(Access::Needs(Scope::Admin)), ["/metrics"]);
-        let page = ["/", "/assets/{file}"];
-        let open: Vec<&str> = with(Access::Open).into_iter().filter(|path| !page.contains(path)).collect();
+        let pages = ["/", "/assets/{file}", "/docs", "/docs/{file}", "/openapi.json"];
+        let open: Vec<&str> = with(Access::Open).into_iter().filter(|path| !pages.contains(path)).collect();
         assert_eq!(open, ["/health/live", "/health/ready"]);
     }
 }

@@ -32,7 +32,12 @@ fn log(Configured { options, settings, file }: &Configured) {
     let file = file.path.as_deref().map(|path| path.display().to_string());
     tracing::info!(file, settings = changed.join(", "), api_keys = ?keys, ?policies, "configured; all else is as by default");
     if guard.keys.is_empty() && !options.host.is_loopback() {
-        tracing::warn!(host = %options.host, "everybody who reaches this address may do everything: set API keys (`steerling key`)");
+        let hosts: Vec<String> = guard.allowed_hosts.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            host = %options.host, allowed_hosts = ?hosts,
+            "everybody who reaches this address may do everything, by the name localhost, the address itself or an allowed \
+             host: set API keys (`steerling key`)"
+        );
     }
 }
 

@@ -41,6 +41,8 @@ impl ServeOptions {
         if self.admin_host.is_some() && self.admin_port.is_none() {
             return Err("admin_host needs admin_port".to_owned());
         }
+        let hosts = [Some(&self.host), self.admin_host.as_ref()].into_iter().flatten();
+        self.service.guard.listening_hosts = hosts.map(|host| host.to_string().parse()).collect::<Result<_, _>>()?;
         self.service.guard.complete(file, secrets)
     }
 }

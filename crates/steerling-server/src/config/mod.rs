@@ -16,7 +16,7 @@ use axum::http::HeaderValue;
 use clap::{ArgAction, Args, ValueEnum};
 use steerling::{DeviceChoice, DtypeChoice, ModelDir, ModelSource, RuntimeOptions};
 
-use crate::auth::Keys;
+use crate::auth::{AllowedHost, Keys};
 use crate::demo::{DEMO, NOTICE};
 use crate::engine::EngineOptions;
 use crate::policy::Policies;
@@ -33,12 +33,19 @@ use values::{seconds, some_seconds, whole};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
 const MAX_HEADER_BYTES: usize = 32 << 10;
+/// Open connections of a port.
+const MAX_CONNECTIONS: usize = 512;
+/// Time for the body of a request: 1 MiB needs 140 kbit/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time in which a client takes nothing of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Limits of the numbers that can be set. Below the first of a pair the server would answer nothing; the second is beyond
 /// any use, and small enough that no sum of such numbers overflows.
 mod limit {
     use std::ops::RangeInclusive;
 
-    /// Generations under way, or sharing a step.
+    /// Generations under way or sharing a step, and open connections.
     pub(super) const JOBS: RangeInclusive<usize> = 1..=1_000_000;
     /// Generations that wait, and failures.
     pub(super) const COUNT: RangeInclusive<usize> = 0..=1_000_000;
@@ -167,6 +174,20 @@ pub struct GuardOptions {
     /// Largest head of a request, in bytes; 8192 at least
     #[arg(long, env = "STEERLING_MAX_HEADER_BYTES", default_value_t = MAX_HEADER_BYTES, value_parser = whole(limit::HEADER_BYTES))]
     pub max_header_bytes: usize,
+    /// Time for the whole body of a request, in seconds; no more than `timeout-seconds`
+    #[arg(long = "body-timeout-seconds", env = "STEERLING_BODY_TIMEOUT_SECONDS", default_value = "60", value_parser = some_seconds)]
+    pub body_timeout: Duration,
+    /// Time after which an answer is given up whose client takes nothing of it, in seconds
+    #[arg(long = "write-timeout-seconds", env = "STEERLING_WRITE_TIMEOUT_SECONDS", default_value = "60", value_parser = some_seconds)]
+    pub write_timeout: Duration,
+    /// Open connections of each port; beyond them, the connection that has been idle for the longest time is closed, and
+    /// while none is idle, new ones wait
+    #[arg(long, env = "STEERLING_MAX_CONNECTIONS", default_value_t = MAX_CONNECTIONS, value_parser = whole(limit::JOBS))]
+    pub max_connections: usize,
+    /// Names and addresses, without ports, that a server without API keys answers to beside loopback and its own `host`,
+    /// or `*` for all; the admin port, which has no keys, always needs them
+    #[arg(long, env = "STEERLING_ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Policy that holds for every generation, beside the one that a request names; a `[policies.NAME]` of the file
     #[arg(long, env = "STEERLING_POLICY", value_name = "NAME")]
     pub policy: Option<String>,
@@ -180,6 +201,9 @@ pub struct GuardOptions {
     /// The API keys of the file and the environment; without any, everybody may do everything.
     #[arg(skip)]
     pub keys: Arc<Keys>,
+    /// The addresses that the server listens on; requests for them are its own.
+    #[arg(skip)]
+    pub listening_hosts: Vec<AllowedHost>,
     /// The policies of the file.
     #[arg(skip)]
     pub policies: Arc<Policies>,
@@ -194,10 +218,15 @@ impl Default for GuardOptions {
             cors_origins: Vec::new(),
             header_timeout: HEADER_TIMEOUT,
             max_header_bytes: MAX_HEADER_BYTES,
+            body_timeout: BODY_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+            allowed_hosts: Vec::new(),
             policy: None,
             audit_log: None,
             audit_prompts: false,
             keys: Arc::default(),
+            listening_hosts: Vec::new(),
             policies: Arc::default(),
         }
     }

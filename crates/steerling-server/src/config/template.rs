@@ -15,8 +15,9 @@ const HEAD: &str = "\
 ";
 
 const TABLES: &str = r##"
-# API keys. With at least one, every path but /health/live, /health/ready and the page at / wants one of them, as
-# `Authorization: Bearer KEY`. `steerling key NAME` makes a key and prints its table: only the SHA-256 of the key is kept.
+# API keys. With at least one, every path but /health/live, /health/ready, the page at /, /docs and /openapi.json wants
+# one of them, as `Authorization: Bearer KEY`. `steerling key NAME` makes a key and prints its table: only the SHA-256 of
+# the key is kept.
 # Scopes: generate (/generate, /steer, /v1/completions, /v1/chat/completions), explain (/attribute, /embed, /score,
 # /concepts, /v1/embeddings), admin (/metrics, and all others); without `scopes`, all of them. /attribute without a trace
 # generates and needs both generate and explain. `max_concurrent`: requests under way at once; without it, no limit of its own.
@@ -64,6 +65,7 @@ fn example(name: &str) -> &'static str {
         "tls_cert" => "/etc/steerling/tls.crt",
         "tls_key" => "/etc/steerling/tls.key",
         "cors_origins" => "https://example.org",
+        "allowed_hosts" => "steer.example.org",
         "policy" => "calm",
         "audit_log" => "/var/log/steerling/audit.jsonl",
         other => unreachable!("{other} has neither a default nor an example"),

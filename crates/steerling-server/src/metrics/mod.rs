@@ -34,6 +34,7 @@ pub struct Metrics {
     /// Requests that reach no endpoint.
     unmatched: Endpoint,
     in_flight: Gauge,
+    pub(crate) connections: Connections,
     pub(crate) audit: Counts,
     pub(crate) engine: EngineMetrics,
     resident_memory: Gauge,
@@ -45,6 +46,12 @@ struct Endpoint {
     /// As many as there are outcomes, in their order.
     outcomes: [Counter; OUTCOMES.len()],
     seconds: Histogram,
+}
+
+/// Open connections of each port.
+pub(crate) struct Connections {
+    pub(crate) main: Gauge,
+    pub(crate) admin: Gauge,
 }
 
 /// What the worker tells.
@@ -144,10 +151,15 @@ impl Metrics {
         register.gauge_of("steerling_build_info", "1; the labels tell what was built.", build).set(1.0);
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         register.gauge("process_start_time_seconds", "Start of the server, in seconds since 1970.").set(since_epoch);
+        let connections = |port| {
+            let help = "Open connections, by port: of requests (main), and of health and metrics alone (admin).";
+            register.gauge_of("steerling_connections", help, vec![Label::new("port", port)])
+        };
         Self {
             endpoints: endpoints.into_iter().map(|path| (path.clone(), register.endpoint(&path))).collect(),
             unmatched: register.endpoint("unmatched"),
             in_flight: register.gauge("steerling_requests_in_flight", "Requests whose answer has not ended."),
+            connections: Connections { main: connections("main"), admin: connections("admin") },
             audit: Counts {
                 written: register.counter("steerling_audit_lines_total", "Lines written to the audit log."),
                 dropped: register

@@ -58,7 +58,7 @@ impl Outcome {
     fn of(status: StatusCode) -> Self {
         match status {
             StatusCode::TOO_MANY_REQUESTS => Self::Overloaded,
-            StatusCode::GATEWAY_TIMEOUT => Self::Deadline,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Self::Deadline,
             StatusCode::SERVICE_UNAVAILABLE => Self::Unavailable,
             // What the server cannot do is the client's to know.
             StatusCode::NOT_IMPLEMENTED => Self::Refused,

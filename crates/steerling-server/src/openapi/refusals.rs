@@ -173,11 +173,16 @@ pub(crate) fn of_generations() -> Vec<Refusal> {
 
 /// What any body may have wrong.
 pub(crate) fn of_bodies() -> Vec<Refusal> {
+    let late = "the body did not arrive within 60 s (`body_timeout_seconds`, --body-timeout-seconds)";
     let too_long = steerling::Error::ContextLength { prompt: 12, max_new_tokens: 4096, context: 4096 };
     vec![
         ("the body is no JSON", ApiError::new(Code::InvalidJson, "EOF while parsing a value at line 1 column 10")),
-        ("the body has too many bytes", ApiError::from_status(StatusCode::PAYLOAD_TOO_LARGE)),
-        ("the body is not `application/json`", ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+        ("the body does not arrive in time", ApiError::new(Code::RequestTimeout, late)),
+        ("the body has too many bytes", ApiError::payload_too_large("the body has 4194304 bytes", 1 << 20)),
+        (
+            "the body is not `application/json`, or neither plain nor gzip",
+            ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ),
         ("`param` names the field that is wrong or unknown", ApiError::invalid("colour", "unknown field `colour`")),
         ("the context has no room for it", too_long.into()),
     ]

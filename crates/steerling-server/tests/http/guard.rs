@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use crate::support::{Events, Script, Server, configured, options, refusal};
+use crate::support::{Events, Raw, Script, Server, configured, options, refusal};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use steerling_server::auth::new_key;
@@ -12,8 +12,9 @@ use steerling_server::config::{GuardOptions, ServiceOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What is served without a key: nothing of it says or does anything.
-const OPEN: [&str; 4] = ["/health/live", "/health/ready", "/", "/assets/{file}"];
+/// What is served without a key: nothing of it holds a secret or does anything.
+const OPEN: [&str; 7] =
+    ["/health/live", "/health/ready", "/", "/assets/{file}", "/docs", "/docs/{file}", "/openapi.json"];
 
 /// A server with a key for each line `name = [scopes]`, and the keys.
 async fn guarded<const N: usize>(tables: [&str; N], script: Script) -> (Server, [String; N]) {
@@ -37,7 +38,7 @@ impl Server {
 }
 
 #[tokio::test]
-async fn without_a_valid_key_every_described_path_but_health_and_the_page_answers_401() {
+async fn without_a_valid_key_every_described_path_but_health_and_the_pages_answers_401() {
     let (server, [key]) = guarded([""], Script::default()).await;
     let document: Value = serde_json::from_str(steerling_server::openapi::document()).unwrap();
     let mut refused = 0;
@@ -62,6 +63,9 @@ async fn without_a_valid_key_every_described_path_but_health_and_the_page_answer
         }
     }
     assert!(refused > 40, "{refused}");
+    for page in ["/", "/docs", "/docs/docs.js", "/openapi.json"] {
+        assert_eq!(server.get(page).await.status(), 200, "{page} holds no secret");
+    }
     assert_eq!(server.get("/nothing").await.status(), 401, "nor does it say what is not there");
     assert_eq!(server.ask("get", "/nothing", &key).await.status(), 404);
 }
@@ -151,11 +155,13 @@ async fn a_key_has_as_many_requests_under_way_as_it_may_until_their_last_byte() 
 
 #[tokio::test]
 async fn other_origins_are_let_in_only_if_configured_and_their_preflight_needs_no_key() {
+    // What the official JavaScript client of OpenAI sends.
+    let asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count";
     let preflight = async |server: &Server, origin: &str| {
         let request =
             server.client.request(Method::OPTIONS, format!("{}/generate", server.url)).header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
-        request.header("access-control-request-headers", "authorization,content-type").send().await.unwrap()
+        request.header("access-control-request-headers", asked).send().await.unwrap()
     };
     let server = Server::start(options(), Script::default()).await;
     let response = preflight(&server, "https://example.org").await;
@@ -170,7 +176,7 @@ async fn other_origins_are_let_in_only_if_configured_and_their_preflight_needs_n
     let response = preflight(&server, "https://example.com").await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["access-control-allow-origin"], "https://example.com");
-    assert!(response.headers()["access-control-allow-headers"].to_str().unwrap().contains("authorization"));
+    assert_eq!(response.headers()["access-control-allow-headers"], asked, "origin and key decide, not header names");
     assert!(response.headers()["access-control-allow-methods"].to_str().unwrap().contains("POST"));
     let refused =
         server.client.get(format!("{}/info", server.url)).header("origin", "https://example.org").send().await.unwrap();
@@ -180,8 +186,15 @@ async fn other_origins_are_let_in_only_if_configured_and_their_preflight_needs_n
         "https://example.org",
         "a page must be able to read why"
     );
+    assert_eq!(refused.headers()["access-control-expose-headers"], "x-request-id,retry-after");
     let stranger = preflight(&server, "https://example.net").await;
     assert!(!stranger.headers().contains_key("access-control-allow-origin"));
+
+    let guard = GuardOptions { cors_origins: vec!["*".parse().unwrap()], ..Default::default() };
+    let server = Server::start(configured("", guard), Script::default()).await;
+    let response = preflight(&server, "https://example.net").await;
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert_eq!(response.headers()["access-control-allow-headers"], asked);
 }
 
 #[tokio::test]
@@ -229,7 +242,12 @@ async fn with_a_certificate_connections_are_tls_and_streams_work() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let guard = GuardOptions { tls_cert: Some(cert.clone()), tls_key: Some(key.clone()), ..Default::default() };
+    let guard = GuardOptions {
+        tls_cert: Some(cert.clone()),
+        tls_key: Some(key.clone()),
+        header_timeout: Duration::from_secs(5),
+        ..Default::default()
+    };
     let mut server = Server::start_loading(ServiceOptions { guard, ..options() }, Script::default()).await;
     let port = server.url.rsplit(':').next().unwrap().to_owned();
     let curl = async |more: &[&str]| {
@@ -248,6 +266,8 @@ async fn with_a_certificate_connections_are_tls_and_streams_work() {
     assert!(events.contains("event: done"), "{events}");
     let plain = server.client.get(format!("{}/health/live", server.url)).send().await;
     assert!(plain.is_err_and(|error| !error.is_status()), "without TLS there is no answer");
+    let mut silent = Raw::connect(&server).await;
+    assert_eq!(silent.rest().await, "", "a handshake that does not come is not waited for");
     server.shut_down();
     assert!(server.task.await.unwrap().is_ok());
 

@@ -3,6 +3,8 @@
 
 mod admission;
 mod attribute;
+mod bodies;
+mod connections;
 mod decoding;
 mod docs;
 mod ends;
@@ -10,6 +12,8 @@ mod engine;
 mod examples;
 mod generate;
 mod guard;
+mod hosts;
+mod http2;
 mod openai;
 mod operate;
 mod playground;

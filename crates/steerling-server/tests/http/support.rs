@@ -18,7 +18,8 @@ use steerling::{
 use steerling_server::ServeError;
 use steerling_server::config::{Active, ConfigFile, GuardOptions, Secrets, ServiceOptions};
 use steerling_server::engine::Loaded;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -389,4 +390,58 @@ pub(crate) async fn refusal(response: reqwest::Response) -> (u16, Value) {
     assert!(body["error"].as_object().unwrap().contains_key("param"));
     assert_eq!(body.as_object().unwrap().len(), 1);
     (status, body["error"].clone())
+}
+
+/// A client that says exactly what it is told to.
+pub(crate) struct Raw {
+    socket: BufReader<TcpStream>,
+}
+
+impl Raw {
+    pub(crate) async fn connect(server: &Server) -> Self {
+        let socket = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+        Self { socket: BufReader::new(socket) }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.socket.write_all(bytes.as_ref()).await
+    }
+
+    /// Whether something comes within `time`.
+    pub(crate) async fn hears(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.socket.fill_buf()).await.is_ok()
+    }
+
+    /// The status of the next answer, and the length of its body.
+    pub(crate) async fn head(&mut self) -> (u16, usize) {
+        let (mut status, mut length) = (0, 0);
+        loop {
+            let mut line = String::new();
+            self.socket.read_line(&mut line).await.unwrap();
+            let line = line.trim_end().to_lowercase();
+            match (line.strip_prefix("http/1.1 "), line.strip_prefix("content-length: ")) {
+                (Some(rest), _) => status = rest[..3].parse().unwrap(),
+                (_, Some(rest)) => length = rest.parse().unwrap(),
+                _ if line.is_empty() => return (status, length),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next answer, whose body is JSON of known length.
+    pub(crate) async fn answer(&mut self) -> (u16, Value) {
+        let (status, length) = self.head().await;
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// Whatever comes until the server ends the connection.
+    pub(crate) async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let read = self.socket.read_to_end(&mut rest);
+        // An error is an end as well.
+        _ = tokio::time::timeout(Duration::from_secs(20), read).await.expect("the connection is closed");
+        String::from_utf8_lossy(&rest).into_owned()
+    }
 }

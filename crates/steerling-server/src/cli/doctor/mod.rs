@@ -17,8 +17,8 @@ use super::{Configured, one_line};
 
 /// Beside weights and pages: activations, the tokenizer, connections.
 const WORKING_MEMORY: u64 = 512 << 20;
-/// Files that a server with many clients has open.
-const OPEN_FILES: u64 = 4096;
+/// Files that a server has open beside its connections.
+const OTHER_FILES: u64 = 64;
 
 /// What was found of one thing.
 enum Finding {
@@ -48,7 +48,8 @@ pub(crate) fn run(configured: anyhow::Result<Configured>) -> anyhow::Result<()> 
                 found.push(("admin port", port("admin_port", host, admin)));
             }
             found.push(("access", access(&options)));
-            found.push(("open files", open_files()));
+            let ports = if options.admin_port.is_some() { 2 } else { 1 };
+            found.push(("open files", open_files(ports * options.service.guard.max_connections as u64 + OTHER_FILES)));
             found.extend(files(&options.service.guard));
         }
     }
@@ -147,13 +148,14 @@ fn access(options: &ServeOptions) -> Finding {
     }
 }
 
-fn open_files() -> Finding {
+/// Whether as many files may be open as are needed for all connections.
+fn open_files(needed: u64) -> Finding {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     match line.and_then(|line| line.split_whitespace().next()).map(str::parse::<u64>) {
-        Some(Ok(limit)) if limit < OPEN_FILES => Doubt(format!(
-            "{limit}: enough for about {} clients; raise it with `ulimit -n {OPEN_FILES}`",
-            limit.saturating_sub(64)
+        Some(Ok(limit)) if limit < needed => Doubt(format!(
+            "{limit}: enough for about {} clients; raise it with `ulimit -n {needed}`, or lower max_connections",
+            limit.saturating_sub(OTHER_FILES)
         )),
         Some(Ok(limit)) => Good(limit.to_string()),
         // `unlimited`, or a system that does not tell.

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 
+use super::hold::hold;
 use super::workload::Kind;
 
 /// What became of a request.
@@ -19,6 +20,8 @@ pub(super) enum Outcome {
     Error(String),
     /// A stream ended without its last event, or had something behind it.
     Broken,
+    /// The server let a client hold a connection for too long.
+    Held,
     /// No connection, or one that broke before the answer.
     Unreachable,
 }
@@ -56,6 +59,11 @@ pub(super) async fn ask(
         tokens: 0,
         retry_after: false,
     };
+    if let Some(how) = kind.holds {
+        sample.outcome = hold(url, kind, how).await;
+        sample.total = due.elapsed();
+        return sample;
+    }
     let request = client.post(format!("{url}{}", kind.path)).header(CONTENT_TYPE, "application/json");
     if let Ok(response) = request.body(kind.bytes(n)).send().await {
         let status = response.status().as_u16();

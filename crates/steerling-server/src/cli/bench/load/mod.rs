@@ -1,6 +1,7 @@
 //! `steerling bench --url`: load on a running server, and what it does with it.
 
 mod client;
+mod hold;
 mod report;
 mod soak;
 mod stats;
@@ -28,6 +29,8 @@ const MIXED: &str = include_str!("../workloads/mixed.toml");
 const SOAK: &str = include_str!("../workloads/soak.toml");
 /// Clients of a closed loop, as many as there are ports.
 const MOST_CLIENTS: usize = 1 << 16;
+/// Connections are kept for so long: less than a server keeps them, so that none ends while it is taken up again.
+const POOLED: Duration = Duration::from_secs(2);
 /// Requests of an open loop that may be open at once.
 const MOST_OPEN: usize = 4096;
 
@@ -176,7 +179,7 @@ fn client_with(key: Option<&str>) -> Result<reqwest::Client> {
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    Ok(reqwest::Client::builder().default_headers(headers).build()?)
+    Ok(reqwest::Client::builder().default_headers(headers).pool_idle_timeout(POOLED).build()?)
 }
 
 fn bar(args: &LoadArgs) -> ProgressBar {

@@ -21,6 +21,10 @@ const RESTING: [&str; 5] = [
     "steerling_kv_pages_reserved",
 ];
 
+/// Open connections, and how many there may be then: those of whoever looks at the metrics.
+const CONNECTIONS: &str = r#"steerling_connections{port="main"}"#;
+const WATCHING: f64 = 4.0;
+
 /// Where the metrics are, and who asks for them.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
@@ -130,9 +134,11 @@ async fn unrest(metrics: &Metrics) -> Vec<String> {
         let busy: Vec<String> = match metrics.text().await {
             None => vec!["the server does not answer".to_owned()],
             Some(text) => RESTING
-                .iter()
-                .filter_map(|series| match value(&text, series) {
-                    Some(0.0) => None,
+                .into_iter()
+                .map(|series| (series, 0.0))
+                .chain([(CONNECTIONS, WATCHING)])
+                .filter_map(|(series, most)| match value(&text, series) {
+                    Some(n) if n <= most => None,
                     Some(n) => Some(format!("{series} is {n} at the end")),
                     None => Some(format!("{series} is missing")),
                 })

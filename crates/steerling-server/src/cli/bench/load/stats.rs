@@ -86,6 +86,7 @@ impl Stats {
             }
             Outcome::Error(code) => format!("error {code}"),
             Outcome::Broken => "broken stream".to_owned(),
+            Outcome::Held => "held for too long".to_owned(),
             Outcome::Unreachable => "unreachable".to_owned(),
         };
         *self.failures.entry(failure).or_default() += 1;

@@ -43,6 +43,20 @@ pub(super) struct Kind {
     /// The client rests so long after every piece that it reads.
     #[serde(default)]
     pub(super) pause_ms: u64,
+    /// The client holds its connection for as long as the server lets it, instead of asking.
+    pub(super) holds: Option<Hold>,
+}
+
+/// How a client holds connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Hold {
+    /// A flood of connections, each with the beginning of a request.
+    Headers,
+    /// A body, byte by byte.
+    Body,
+    /// Answers that it asks for and does not read.
+    Answers,
 }
 
 fn one() -> f64 {
