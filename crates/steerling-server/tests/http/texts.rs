@@ -447,3 +447,21 @@ async fn without_concept_heads_only_plain_embeddings_and_scores_are_answered() {
     let score = ok(server.post("/score", &body).await).await;
     assert!(score["results"][0]["loglikelihood"].as_f64().unwrap() < 0.0);
 }
+
+/// A character that is cut into several tokens gives each of them its own bytes.
+#[tokio::test]
+async fn tokens_of_the_demo_model_tell_the_bytes_that_they_cover() {
+    let server = crate::examples::demo().await;
+    for text in ["a 😃", "Crème brûlée", "日本語 שלום e\u{301} <|mask|>"] {
+        let answer = ok(server.post("/tokenize", &json!({"text": text})).await).await;
+        let mut end = 0;
+        for token in answer["tokens"].as_array().unwrap() {
+            let place = ["start", "end"].map(|key| token[key].as_u64().unwrap() as usize);
+            assert_eq!(place[0], end, "{text}: {answer}");
+            let covered = String::from_utf8_lossy(&text.as_bytes()[place[0]..place[1]]);
+            assert_eq!(token["text"].as_str().unwrap(), covered, "{text}");
+            end = place[1];
+        }
+        assert_eq!(end, text.len(), "{text}");
+    }
+}

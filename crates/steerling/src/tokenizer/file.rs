@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::{Decoder, ModelWrapper};
 
+use super::spans::{Spelling, raw_byte};
 use super::special;
 use crate::config::SpecialIds;
 use crate::dir::parse_json;
@@ -23,6 +24,7 @@ pub(super) struct Vocabulary {
     tokenizer: tokenizers::Tokenizer,
     /// What unknown text becomes; it may be listed as special and still comes out of text.
     unknown: Option<u32>,
+    spelling: Spelling,
     len: usize,
 }
 
@@ -51,7 +53,10 @@ impl Vocabulary {
             None => model["unk_token"].as_str().and_then(|token| tokenizer.token_to_id(token)),
         };
         let len = tokenizer.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { tokenizer, unknown: unknown.filter(|id| !ids.contains(id)), len })
+        let unknown = unknown.filter(|id| !ids.contains(id));
+        let byte_level = ["normalizer", "pre_tokenizer", "decoder"].iter().any(|step| is_byte_level(&json[*step]));
+        let spelling = Spelling::new(byte_level, unknown);
+        Ok(Self { tokenizer, unknown, spelling, len })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -64,9 +69,11 @@ impl Vocabulary {
         added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect()
     }
 
+    /// Ids and the bytes that each covers.
     pub(super) fn encode(&self, text: &str, names: &BTreeMap<u32, String>) -> Result<Vec<Span>> {
         let mut spans = Vec::new();
         self.encode_into(text, 0, names, &mut spans)?;
+        self.spelling.split_shared(text, &mut spans, |id| self.tokenizer.id_to_token(id));
         Ok(spans)
     }
 
@@ -117,10 +124,14 @@ impl Vocabulary {
 
     /// Whether the id is a raw byte `<0xNN>`, whose text depends on the bytes around it.
     pub(super) fn is_byte(&self, id: u32) -> bool {
-        self.tokenizer
-            .id_to_token(id)
-            .is_some_and(|token| token.len() == 6 && token.starts_with("<0x") && token.ends_with('>'))
+        self.tokenizer.id_to_token(id).is_some_and(|token| raw_byte(&token).is_some())
     }
+}
+
+/// Whether a step of the tokenizer, or one of its parts, turns bytes into letters or back.
+fn is_byte_level(step: &Value) -> bool {
+    let parts = ["normalizers", "pretokenizers", "decoders"].into_iter().filter_map(|key| step[key].as_array());
+    step["type"] == "ByteLevel" || parts.flatten().any(is_byte_level)
 }
 
 /// `encoding_name` of a directory's `tokenizer_config.json`; `None` when there is no such file or key.

@@ -5,6 +5,7 @@
 mod chat;
 mod cl100k;
 mod file;
+mod spans;
 mod special;
 mod stream;
 
@@ -139,8 +140,9 @@ impl Tokenizer {
     }
 
     /// The tokens of [`encode`](Self::encode) with the bytes of the text that they cover.
-    /// For `cl100k_base` the spans follow each other and cover the text; a `tokenizer.json` may leave out blanks,
-    /// and gives all parts of a split character the whole character's span.
+    /// The spans follow each other and cover the text, also where several tokens make up one character. Only a
+    /// `tokenizer.json` that changes the text first may leave bytes out (blanks, say), or give several tokens the span of
+    /// the characters that they were made from together (a ligature taken apart).
     ///
     /// # Errors
     /// As [`encode`](Self::encode).

@@ -164,20 +164,6 @@ proptest! {
     }
 
     #[test]
-    fn token_spans_follow_each_other_and_cover_the_text(text in text()) {
-        let tokenizer = base();
-        let tokens = tokenizer.encode_with_offsets(&text).unwrap();
-        prop_assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), tokenizer.encode(&text).unwrap());
-        let mut end = 0;
-        for token in &tokens {
-            prop_assert_eq!(token.start, end);
-            end = token.end;
-            prop_assert_eq!(&String::from_utf8_lossy(&text.as_bytes()[token.start..token.end]), &token.text);
-        }
-        prop_assert_eq!(end, text.len());
-    }
-
-    #[test]
     fn decoding_never_panics(ids in prop::collection::vec(any::<u32>(), 0..50), skip in any::<bool>()) {
         instruct().decode(&ids, skip);
     }

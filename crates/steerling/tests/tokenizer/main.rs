@@ -4,6 +4,7 @@
 mod checkpoint;
 mod cl100k;
 mod file;
+mod spans;
 mod stream;
 
 use std::path::{Path, PathBuf};
