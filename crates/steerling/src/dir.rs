@@ -1,5 +1,8 @@
 //! The files of a model: in a directory on disk, in one GGUF file, or compiled into the program.
 
+mod diagnose;
+mod json;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -11,6 +14,12 @@ use serde_json::Value;
 
 use crate::checkpoint::gguf::Container;
 use crate::{Error, Result};
+
+pub(crate) use diagnose::text_instead;
+pub(crate) use json::parse_json;
+
+/// The file that every model has.
+pub(crate) const CONFIG: &str = "config.json";
 
 /// A model directory compiled into the program.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,6 +80,19 @@ impl ModelDir {
         parse_json(&self.file(file), &self.read(file)?)
     }
 
+    /// Refuses a place on disk where there is nothing, or a directory that is no model.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], which names the command that helps where one does.
+    pub fn check(&self) -> Result<()> {
+        let unusable = |path: &Path, message| Err(Error::Checkpoint { path: path.to_owned(), message });
+        match self {
+            Self::Disk(path) if !path.exists() => unusable(path, diagnose::absent(path)),
+            Self::Disk(path) if path.is_dir() && !self.contains(CONFIG) => unusable(path, diagnose::no_config(path)),
+            _ => Ok(()),
+        }
+    }
+
     /// What errors call a file.
     pub(crate) fn file(&self, file: &str) -> PathBuf {
         self.path().join(file)
@@ -128,15 +150,20 @@ impl EmbeddedDir {
 }
 
 /// A file's content.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Checkpoint`] for a file that is empty, a Git LFS pointer or a web page.
 pub(crate) fn read(path: &Path) -> Result<Bytes> {
     let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    Ok(bytes.into())
+    checked(path, bytes.into())
 }
 
-/// Bytes parsed as JSON; `path` is what errors call them.
-pub(crate) fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| Error::Checkpoint { path: path.to_owned(), message: format!("not valid JSON: {e}") })
+/// The content of a file, unless it plainly is something else.
+fn checked(path: &Path, content: Bytes) -> Result<Bytes> {
+    match diagnose::misplaced(&content) {
+        Some(message) => Err(Error::Checkpoint { path: path.to_owned(), message: message.to_owned() }),
+        None => Ok(content),
+    }
 }
 
 fn map(path: &Path) -> Result<Bytes> {
@@ -147,7 +174,7 @@ fn map(path: &Path) -> Result<Bytes> {
     // instead would hold 16 GB twice.
     #[expect(unsafe_code, reason = "the only way to map a file; see above for what it relies on")]
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Bytes::from_owner(map))
+    checked(path, Bytes::from_owner(map))
 }
 
 impl<P: AsRef<Path>> From<P> for ModelDir {

@@ -120,8 +120,8 @@ fn a_truncated_file_names_the_first_tensor_that_is_cut() {
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
-    assert_says(&open_error(dir.path()), &["unknown_head.predictor_up.weight", "truncated", "[160,16]"]);
-    for (length, reason) in [(0, "too short"), (7, "too short"), (100, "does not fit a file of 100 bytes")] {
+    assert_says(&open_error(dir.path()), &["unknown_head.predictor_up.weight", "truncated", "[160, 16]"]);
+    for (length, reason) in [(0, "is empty"), (7, "too short"), (100, "does not fit a file of 100 bytes")] {
         std::fs::write(&path, &bytes[..length]).unwrap();
         assert_says(&open_error(dir.path()), &["model.safetensors", reason]);
     }

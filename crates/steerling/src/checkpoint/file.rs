@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use safetensors::SafeTensors;
-use serde_json::Value;
 
-use super::StoredType;
 use super::gguf::Container;
+use super::{StoredType, damage};
 use crate::{Error, ModelDir, Result};
 
-/// Bytes before the header: its length.
-const LENGTH_BYTES: usize = 8;
+/// Bytes before the header of a safetensors file: its length.
+pub(super) const LENGTH_BYTES: usize = 8;
 
 /// A file and where its tensors lie in it.
 pub(super) struct WeightFile {
@@ -41,10 +40,11 @@ impl WeightFile {
     pub(super) fn open(dir: &ModelDir, name: &str) -> Result<Self> {
         let (path, content) = (dir.file(name), dir.map(name)?);
         if content.len() < LENGTH_BYTES {
-            return Err(unusable(&path, "too short to be a safetensors file"));
+            let message = format!("truncated: {} bytes are too short for a safetensors file", content.len());
+            return Err(Error::Checkpoint { path, message });
         }
         let (header, metadata) =
-            SafeTensors::read_metadata(&content).map_err(|e| diagnose(&path, &content, &e.to_string()))?;
+            SafeTensors::read_metadata(&content).map_err(|e| damage::diagnose(&path, &content, &e.to_string()))?;
         let start = LENGTH_BYTES + header;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
@@ -81,40 +81,5 @@ impl fmt::Debug for WeightFile {
 impl Entry {
     pub(super) fn byte_len(&self) -> usize {
         self.range.len()
-    }
-}
-
-fn unusable(path: &Path, message: impl Into<String>) -> Error {
-    Error::Checkpoint { path: path.to_owned(), message: message.into() }
-}
-
-/// Why a file failed its check, in terms of a tensor where one is to blame. `reason` is the library's word.
-fn diagnose(path: &Path, content: &[u8], reason: &str) -> Error {
-    let (length, rest) = content.split_at(LENGTH_BYTES);
-    let length = length.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    let Some(header) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
-        let message = format!(
-            "not a safetensors file, or truncated: a header of {length} bytes does not fit a file of {} bytes",
-            content.len()
-        );
-        return unusable(path, message);
-    };
-    let available = (rest.len() - header.len()) as u64;
-    let parsed: Option<Value> = serde_json::from_slice(header).ok();
-    let ends = parsed.as_ref().and_then(Value::as_object).into_iter().flatten().filter_map(|(name, info)| {
-        let end = info.get("data_offsets")?.get(1)?.as_u64()?;
-        Some((name, end, info.get("shape")?.to_string()))
-    });
-    // The first tensor that is cut off, as this is where the file stops being usable.
-    let cut = ends.filter(|(_, end, _)| *end > available).min_by_key(|(_, end, _)| *end);
-    match cut {
-        Some((name, end, shape)) => Error::Tensor {
-            name: name.clone(),
-            file: path.to_owned(),
-            message: format!(
-                "truncated: expected shape {shape} ending at byte {end} of the data, found {available} bytes of data"
-            ),
-        },
-        None => unusable(path, format!("corrupt safetensors file: {reason}")),
     }
 }

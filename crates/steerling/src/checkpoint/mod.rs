@@ -3,9 +3,11 @@
 //! [`Weights`] is what a model is built from; it hides whether they come from a [`Checkpoint`] or are random values
 //! made up in memory ([`Synthetic`]).
 
+mod damage;
 mod expected;
 mod file;
 pub(crate) mod gguf;
+mod gguf_header;
 mod quantize;
 mod reader;
 mod scan;

@@ -13,12 +13,11 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::gguf::{ARCHITECTURE, FILES};
+use super::gguf_header::{ALIGNMENT, STRING, U32};
 use super::{Expected, Progress, StoredType, Weights, expected};
 use crate::kernels::matmul::Kind;
 use crate::{Error, Result};
 
-/// Where tensors begin, in bytes: GGUF's default, which needs no saying.
-const ALIGN: u64 = 32;
 /// Weights that are encoded before they are written.
 const AT_ONCE: usize = 1 << 22;
 
@@ -163,14 +162,11 @@ fn encode(stored: StoredType, values: Vec<f32>) -> Result<Vec<u8>> {
 }
 
 fn padding(bytes: u64) -> usize {
-    (bytes.next_multiple_of(ALIGN) - bytes) as usize
+    (bytes.next_multiple_of(ALIGNMENT) - bytes) as usize
 }
 
 /// Everything before the first tensor, as the GGUF specification (version 3) has it.
 fn header(files: &[(&str, Vec<u8>)], name: &str, kind: Kind, tensors: &[Planned]) -> Vec<u8> {
-    /// The format's numbers for types of metadata.
-    const U32: u32 = 4;
-    const STRING: u32 = 8;
     // What other tools call files that are mostly of this type.
     let file_type: u32 = match kind {
         Kind::Q8_0 => 7,
@@ -207,23 +203,12 @@ fn header(files: &[(&str, Vec<u8>)], name: &str, kind: Kind, tensors: &[Planned]
         for dim in planned.tensor.shape.iter().rev() {
             out.extend((*dim as u64).to_le_bytes());
         }
-        out.extend(type_number(planned.stored).to_le_bytes());
+        out.extend(planned.stored.gguf_number().to_le_bytes());
         out.extend(offset.to_le_bytes());
-        offset += planned.bytes().next_multiple_of(ALIGN);
+        offset += planned.bytes().next_multiple_of(ALIGNMENT);
     }
     out.resize(out.len() + padding(out.len() as u64), 0);
     out
-}
-
-/// The format's numbers for types of tensors.
-fn type_number(stored: StoredType) -> u32 {
-    match stored {
-        StoredType::F32 => 0,
-        StoredType::F16 => 1,
-        StoredType::BF16 => 30,
-        StoredType::Quantized(Kind::Q8_0) => 8,
-        StoredType::Quantized(Kind::Q4K) => 12,
-    }
 }
 
 fn push_string(out: &mut Vec<u8>, text: &str) {

@@ -32,14 +32,34 @@ impl StoredType {
         }
     }
 
-    /// What this crate reads of GGUF's types.
-    pub(super) fn of_gguf(dtype: GgmlDType) -> Option<Self> {
+    /// What this crate reads of GGUF's types, by the format's number.
+    pub(super) fn of_gguf(number: u32) -> Option<Self> {
         [Self::F32, Self::F16, Self::BF16, Self::Quantized(Kind::Q8_0), Self::Quantized(Kind::Q4K)]
             .into_iter()
-            .find(|stored| stored.gguf() == dtype)
+            .find(|stored| stored.gguf_number() == number)
     }
 
-    /// The same in GGUF's words.
+    /// GGUF's number of the type.
+    pub(super) fn gguf_number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::BF16 => 30,
+            Self::Quantized(Kind::Q8_0) => 8,
+            Self::Quantized(Kind::Q4K) => 12,
+        }
+    }
+
+    /// What GGUF calls a type that this crate does not read.
+    pub(super) fn gguf_name(number: u32) -> String {
+        let names = [(2, "Q4_0"), (3, "Q4_1"), (6, "Q5_0"), (7, "Q5_1"), (9, "Q8_1"), (10, "Q2_K"), (11, "Q3_K")];
+        let more =
+            [(13, "Q5_K"), (14, "Q6_K"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64"), (28, "F64")];
+        let name = names.iter().chain(&more).find(|(known, _)| *known == number);
+        name.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_owned())
+    }
+
+    /// The same as candle has it.
     pub(super) fn gguf(self) -> GgmlDType {
         match self {
             Self::F32 => GgmlDType::F32,

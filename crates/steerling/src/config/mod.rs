@@ -6,6 +6,7 @@ mod parse;
 mod preset;
 mod write;
 
+use crate::dir::CONFIG;
 use crate::{ModelDir, Result};
 
 pub use preset::Preset;
@@ -156,11 +157,12 @@ impl Config {
     /// Reads `config.json` of a model directory, and the special ids of `tokenizer_config.json` where it has one.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] or [`crate::Error::Checkpoint`] when a file cannot be read or is not JSON,
-    /// [`crate::Error::Config`] for any key that cannot be honoured.
+    /// [`crate::Error::Checkpoint`] when there is no such directory, [`crate::Error::Io`] or [`crate::Error::Checkpoint`]
+    /// when a file cannot be read or is not JSON, [`crate::Error::Config`] for any key that cannot be honoured.
     pub fn from_dir(dir: impl Into<ModelDir>) -> Result<Self> {
         let dir = dir.into();
-        let config = dir.read_json("config.json")?;
+        dir.check()?;
+        let config = dir.read_json(CONFIG)?;
         let tokenizer = "tokenizer_config.json";
         let tokenizer = if dir.contains(tokenizer) { Some(dir.read_json(tokenizer)?) } else { None };
         Self::from_json(&config, tokenizer.as_ref())

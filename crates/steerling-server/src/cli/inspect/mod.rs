@@ -42,7 +42,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     if let ModelDir::Disk(path) = &dir
         && !path.exists()
     {
-        bail!("{dir}: no such directory or file");
+        dir.check()?;
     }
     let found = problems::inspect(&dir);
     let facts = match (&found.checkpoint, &found.layout) {
