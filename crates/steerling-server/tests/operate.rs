@@ -172,6 +172,7 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
     assert!(!well.contains("FAIL") && well.contains("ok    memory"), "{well}");
     for (flags, what, advice) in [
         (&["--model", "/nowhere"][..], "model", "steerling download"),
+        (&["--model", "/nowhere.gguf"], "model", "no such directory or file"),
         (&["--device", "cuda:99"], "device", "--device cpu"),
         (&["--kv-cache-mib", "99999999"], "memory", "lower kv_cache_mib"),
         (&["--audit-log", "/nowhere/audit"], "audit log", "directory must exist"),
@@ -185,6 +186,28 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
     }
     let open = stdout(&steerling(&["doctor", "--port", "0", "--host", "0.0.0.0"]).output().unwrap());
     assert!(open.contains("warn  access"), "{open}");
+}
+
+/// The doctor and `inspect` speak of memory with one arithmetic, of directories and of GGUF files.
+#[test]
+fn the_doctor_counts_memory_as_inspect_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    stdout(
+        &steerling(&["synthesize", "--preset", "tiny", "--dtype", "bf16", "--out", &path("bf16")]).output().unwrap(),
+    );
+    stdout(&steerling(&["quantize", "--type", "q8_0", "--out", &path("x.gguf"), &path("bf16")]).output().unwrap());
+    for model in ["bf16", "x.gguf"] {
+        let inspected = stdout(&steerling(&["inspect", "--json", &path(model)]).output().unwrap());
+        let memory = &serde_json::from_str::<serde_json::Value>(&inspected).unwrap()["memory"]["f32"];
+        let number = |key: &str| memory[key].as_u64().unwrap();
+        let (pages, positions, process) = (64 << 20, 100 * number("scratch_bytes_per_position"), 256 << 20);
+        let needed = indicatif::BinaryBytes(number("weight_bytes") + pages + positions + process);
+        let flags = ["--model", &path(model), "--device", "cpu", "--kv-cache-mib", "64", "--max-rows", "100"];
+        let shown = stdout(&steerling(&[&["doctor", "--port", "0"], &flags[..]].concat()).output().unwrap());
+        assert!(shown.contains("ok    model"), "{shown}");
+        assert!(shown.contains(&format!("ok    memory         {needed} are needed")), "{needed}: {shown}");
+    }
 }
 
 #[test]

@@ -5,9 +5,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{golden, variants};
+use candle_core::DType;
+use common::{copy_of, golden, variants};
+use steerling::backbone::KvPool;
 use steerling::catalog::Catalog;
-use steerling::checkpoint::{Checkpoint, Kind, Recipe, Weights};
+use steerling::checkpoint::{Checkpoint, Kind, MemoryNeeds, Recipe, Synthetic, Weights};
 use steerling::fidelity::{Fidelity, Readings};
 use steerling::{Config, DeviceChoice, DtypeChoice, ModelSource, Runtime, RuntimeOptions, Tokenizer};
 
@@ -91,6 +93,71 @@ fn answers_in_bfloat16_are_close_to_those_in_float32() {
     let source = golden("nano");
     let found = fidelity(&source, &source, DtypeChoice::Bf16);
     assert!(found.argmax_agreement >= 0.9 && found.kl < 0.01 && found.kl > 0.0, "{found:?}");
+}
+
+/// That the memory told beforehand is what loading takes, and what `weights` are said to be.
+fn check_memory(path: &Path, dtype: DtypeChoice, form: &str) {
+    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 64 << 20 };
+    let compute = options.compute().unwrap();
+    let needs = MemoryNeeds::of(&Checkpoint::open(path).unwrap(), &compute);
+    let runtime = runtime(path, dtype);
+    let what = format!("{} in {dtype}, weights in {form}", path.display());
+    assert_eq!(runtime.info().weights, form, "{what}");
+    assert_eq!(needs.weights, runtime.model().weight_bytes(), "{what}");
+    assert_eq!(needs.kv_page, KvPool::page_bytes(&runtime.info().config, &compute), "{what}");
+}
+
+#[test]
+fn memory_is_told_before_loading_for_every_form_of_weights() {
+    let nano = golden("nano");
+    check_memory(&nano, DtypeChoice::Auto, "f32");
+    check_memory(&nano, DtypeChoice::Bf16, "bf16");
+    check_memory(&nano, DtypeChoice::F16, "f16");
+    for (stored, auto) in [(DType::F16, "f32"), (DType::BF16, "bf16")] {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = Synthetic::new(Config::from_dir(&nano).unwrap(), 1, stored).unwrap();
+        weights.write_to(dir.path(), u64::MAX, &mut |_, _| ()).unwrap();
+        std::fs::copy(nano.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        for (dtype, form) in [(DtypeChoice::Auto, auto), (DtypeChoice::Bf16, "bf16"), (DtypeChoice::F16, "f16")] {
+            check_memory(dir.path(), dtype, form);
+        }
+    }
+    for kind in KINDS {
+        let (_dir, file) = quantized(&nano, kind);
+        check_memory(&file, DtypeChoice::Auto, "q8_0");
+        check_memory(&file, DtypeChoice::Bf16, "q8_0");
+    }
+    for switch in ["attn_known", "bias", "layernorm", "no_unknown", "pad", "plain", "untied"] {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = Synthetic::new(Config::from_dir(golden(&format!("variants/{switch}"))).unwrap(), 1, DType::BF16);
+        weights.unwrap().write_to(dir.path(), u64::MAX, &mut |_, _| ()).unwrap();
+        std::fs::copy(nano.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        check_memory(dir.path(), DtypeChoice::Auto, "bf16");
+        check_memory(dir.path(), DtypeChoice::F16, "f16");
+    }
+}
+
+/// Rows of 256 weights, which nano does not have, are stored in 4 bits.
+#[test]
+fn memory_is_told_before_loading_for_4_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { n_embd: 256, n_head: 16, concept: None, ..Config::from_dir(golden("nano")).unwrap() };
+    Synthetic::new(config, 1, DType::F32).unwrap().write_to(dir.path(), u64::MAX, &mut |_, _| ()).unwrap();
+    std::fs::copy(golden("nano/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let (_dir, file) = quantized(dir.path(), Kind::Q4K);
+    check_memory(&file, DtypeChoice::Auto, "q4_k");
+}
+
+#[test]
+fn quantized_attention_heads_answer_as_their_checkpoint() {
+    for variant in ["attn_known", "attn_unknown_dense"] {
+        let dir = copy_of(&format!("variants/{variant}"));
+        std::fs::copy(golden("nano/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        let (_dir, file) = quantized(dir.path(), Kind::Q8_0);
+        let found = fidelity(dir.path(), &file, DtypeChoice::Auto);
+        assert!(found.argmax_agreement >= 0.8 && found.kl < 0.02, "{variant}: {found:?}");
+        assert!(found.known_overlap.unwrap() > 0.9 && found.unknown_overlap.unwrap() > 0.9, "{variant}: {found:?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod expected;
 mod file;
 pub(crate) mod gguf;
 mod gguf_header;
+mod memory;
 mod quantize;
 mod reader;
 mod scan;
@@ -29,6 +30,7 @@ use file::{Entry, WeightFile};
 
 pub use crate::kernels::matmul::Kind;
 pub use expected::{Expected, expected};
+pub use memory::MemoryNeeds;
 pub use quantize::Recipe;
 pub use reader::{Form, Reader};
 pub use stored::StoredType;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Progress, StoredType, Weights};
 use crate::backbone::{Compute, Matrix};
-use crate::kernels::matmul::{Dot, Kind, PackedMatrix};
+use crate::kernels::matmul::{Dot, Kind, PANEL_ROWS, PackedMatrix};
 use crate::{Error, Result};
 
 /// Weights together with someone who wants to know how many bytes of them were read.
@@ -16,6 +16,7 @@ pub struct Reader<'a> {
     weights: &'a Weights,
     progress: RefCell<Progress<'a>>,
     done: Cell<u64>,
+    held: Cell<u64>,
 }
 
 /// In which form a matrix lies in memory.
@@ -46,15 +47,17 @@ impl Form {
         }
     }
 
-    /// Bytes of so many weights.
-    pub fn bytes(self, elements: u64) -> u64 {
+    /// Bytes of a matrix `[out, inn]`. The kernels' panels are padded to 32 rows, in bfloat16 also to an even length.
+    pub fn bytes(self, (out, inn): (usize, usize)) -> u64 {
+        let rows = out.next_multiple_of(PANEL_ROWS) as u64;
+        let (out, inn) = (out as u64, inn as u64);
         match self {
-            Self::Dense(dtype) => elements * dtype.size_in_bytes() as u64,
-            Self::F32 => 4 * elements,
-            Self::Bf16 | Self::Bf16Rounding => 2 * elements,
+            Self::Dense(dtype) => out * inn * dtype.size_in_bytes() as u64,
+            Self::F32 => 4 * rows * inn,
+            Self::Bf16 | Self::Bf16Rounding => 2 * rows * inn.next_multiple_of(2),
             // Factors are kept in float32.
-            Self::Quantized(Kind::Q8_0) => elements * 9 / 8,
-            Self::Quantized(Kind::Q4K) => elements * 19 / 32,
+            Self::Quantized(Kind::Q8_0) => rows * inn * 9 / 8,
+            Self::Quantized(Kind::Q4K) => rows * inn * 19 / 32,
         }
     }
 }
@@ -74,7 +77,12 @@ impl fmt::Display for Form {
 impl<'a> Reader<'a> {
     /// A reader at the start.
     pub fn new(weights: &'a Weights, progress: Progress<'a>) -> Self {
-        Self { weights, progress: RefCell::new(progress), done: Cell::new(0) }
+        Self { weights, progress: RefCell::new(progress), done: Cell::new(0), held: Cell::new(0) }
+    }
+
+    /// Bytes in memory of everything that was read so far.
+    pub fn held(&self) -> u64 {
+        self.held.get()
     }
 
     /// The tensor `name`.
@@ -83,7 +91,7 @@ impl<'a> Reader<'a> {
     /// Those of [`Weights::load`].
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let tensor = self.weights.load(name, shape, dtype, device)?;
-        self.advance(name, shape)?;
+        self.advance(name, shape, tensor.elem_count() * dtype.size_in_bytes())?;
         Ok(tensor)
     }
 
@@ -113,11 +121,13 @@ impl<'a> Reader<'a> {
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
-        self.advance(name, &[out, inn])?;
+        self.advance(name, &[out, inn], packed.bytes())?;
         Ok(Matrix::Packed(Arc::new(packed)))
     }
 
-    fn advance(&self, name: &str, shape: &[usize]) -> Result<()> {
+    /// Notes that a tensor of the checkpoint was read, and takes so many bytes now.
+    fn advance(&self, name: &str, shape: &[usize], held: usize) -> Result<()> {
+        self.held.set(self.held.get() + held as u64);
         let bytes = self.weights.stored(name)?.row_bytes(shape.iter().product());
         self.done.set(self.done.get() + bytes as u64);
         (self.progress.borrow_mut())(self.done.get(), self.weights.total_bytes());

@@ -15,6 +15,8 @@ const DEPTH: usize = 256;
 const _: () = assert!(DEPTH.is_multiple_of(NR), "a pass over transposed panels is made of whole panels");
 /// Rows packed at a time: their slice of one pass (256 KiB) stays in the second-level cache.
 const ROWS: usize = 256;
+/// Output columns of a panel: packed weights take the memory of a multiple of this.
+pub const PANEL_ROWS: usize = NR;
 /// Panels that one task works through together, at most.
 const GROUP: usize = 8;
 /// A linear layer's weight `[out, in]`, packed once into panels of 32 output columns.

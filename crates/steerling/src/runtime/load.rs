@@ -223,6 +223,7 @@ pub struct Model {
     backbone: Backbone,
     heads: Option<ConceptHeads>,
     catalog: Arc<Catalog>,
+    weight_bytes: u64,
 }
 
 impl Model {
@@ -278,7 +279,7 @@ impl Model {
             embedded: matches!(weights, Weights::Files(files) if matches!(files.dir(), ModelDir::Embedded(_))),
             config: config.clone(),
         };
-        Ok(Self { info, tokenizer, backbone, heads, catalog })
+        Ok(Self { info, tokenizer, backbone, heads, catalog, weight_bytes: reader.held() })
     }
 
     /// What it is.
@@ -289,6 +290,11 @@ impl Model {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Bytes that its weights take on its device; [`crate::checkpoint::MemoryNeeds`] tells them beforehand.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Its transformer.

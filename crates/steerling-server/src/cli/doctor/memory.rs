@@ -16,7 +16,7 @@ pub(super) fn check(needed: u64) -> Finding {
     match needed <= limit {
         true => Finding::Good(format!("{need} are needed, {place} has {has}")),
         false => Finding::Bad(format!(
-            "{need} are needed, {place} has {has}; lower kv_cache_mib, choose --dtype bf16, or give it more"
+            "{need} are needed, {place} has {has}; lower kv_cache_mib, choose --dtype bf16 or a quantized file, or give it more"
         )),
     }
 }

@@ -7,16 +7,15 @@ use std::path::Path;
 
 use anyhow::bail;
 use indicatif::BinaryBytes;
-use steerling::ModelDir;
-use steerling::backbone::KvPool;
+use steerling::checkpoint::MemoryNeeds;
 use steerling_server::config::{GuardOptions, Host, ServeOptions, unknown_variables};
 
 use super::inspect::problems;
 use super::output::emit;
 use super::{Configured, one_line};
 
-/// Beside weights and pages: activations, the tokenizer, connections.
-const WORKING_MEMORY: u64 = 512 << 20;
+/// Beside the model: the tokenizer, labels, connections, answers that are being made.
+const PROCESS_MEMORY: u64 = 256 << 20;
 /// Files that a server has open beside its connections.
 const OTHER_FILES: u64 = 64;
 
@@ -77,11 +76,9 @@ pub(crate) fn run(configured: anyhow::Result<Configured>) -> anyhow::Result<()> 
 /// The model's files, the device, and whether there is memory for both.
 fn model(options: &ServeOptions) -> Vec<(&'static str, Finding)> {
     let dir = options.model.dir();
-    if let ModelDir::Disk(path) = &dir
-        && !path.is_dir()
-    {
-        let advice = "`steerling download REPO` fetches one, --model names its directory";
-        return vec![("model", Bad(format!("{}: no such directory; {advice}", path.display())))];
+    if let Err(error) = dir.check() {
+        let advice = "--model names a directory or a GGUF file, `steerling download REPO` fetches a model";
+        return vec![("model", Bad(format!("{error}; {advice}")))];
     }
     let inspected = problems::inspect(&dir);
     let problems: Vec<_> = inspected
@@ -107,17 +104,20 @@ fn model(options: &ServeOptions) -> Vec<(&'static str, Finding)> {
     let cpu = compute.device.is_cpu();
     let kind = if cpu { "cpu" } else { "gpu" };
     found.push(("device", Good(format!("{kind}, computing in {}", compute.dtype.as_str()))));
-    let weights = config.param_count() * compute.dtype.size_in_bytes() as u64;
-    let page = KvPool::page_bytes(config, &compute);
-    let context = page * config.context.div_ceil(config.diff_block_size) as u64;
+    let needs = MemoryNeeds::of(&checkpoint, &compute);
+    let context = needs.kv_context();
     if runtime.kv_bytes < context {
         let (has, needs) = (BinaryBytes(runtime.kv_bytes), context.div_ceil(1 << 20));
         let message =
             format!("{has} do not hold one whole context: prompts are refused; set kv_cache_mib to {needs} or more");
         found.push(("keys, values", Doubt(message)));
     }
-    let needed = weights + runtime.kv_bytes + WORKING_MEMORY;
-    found.push(("memory", if cpu { memory::check(needed) } else { Good("on the device: not looked at".to_owned()) }));
+    let needed = needs.total(runtime.kv_bytes, options.service.max_rows);
+    let memory = match cpu {
+        true => memory::check(needed + PROCESS_MEMORY),
+        false => Good(format!("{} are needed on the device, which was not asked what it has", BinaryBytes(needed))),
+    };
+    found.push(("memory", memory));
     found
 }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
-use steerling::backbone::KvPool;
-use steerling::checkpoint::{Checkpoint, Form};
+use steerling::checkpoint::{Checkpoint, MemoryNeeds};
 use steerling::config::{ConceptConfig, MlpKind, NormKind, NormOrder, UnknownConfig};
 use steerling::{Config, DeviceChoice, DtypeChoice, RuntimeOptions, Tokenizer};
 
@@ -18,38 +17,8 @@ pub(super) struct Facts<'a> {
     dtypes: BTreeMap<String, (usize, u64)>,
     /// Name, bytes on disk and tensors of each file.
     files: Vec<(String, u64, usize)>,
-    memory: [Memory; 2],
-}
-
-/// What serving needs.
-struct Memory {
-    dtype: DtypeChoice,
-    weights: u64,
-    /// Keys and values of one attention block over all layers.
-    page: u64,
-    /// Pages of one whole context.
-    pages: usize,
-}
-
-impl Memory {
-    fn of(checkpoint: &Checkpoint, dtype: DtypeChoice) -> steerling::Result<Self> {
-        let config = checkpoint.config();
-        let compute = RuntimeOptions { device: DeviceChoice::Cpu, dtype, ..RuntimeOptions::default() }.compute()?;
-        Ok(Self {
-            dtype,
-            weights: checkpoint
-                .tensors()
-                .filter_map(|tensor| checkpoint.view(tensor.name).ok())
-                .map(|view| Form::of(view.stored, &compute).bytes(view.shape.iter().product::<usize>() as u64))
-                .sum(),
-            page: KvPool::page_bytes(config, &compute),
-            pages: config.context.div_ceil(config.diff_block_size),
-        })
-    }
-
-    fn context(&self) -> u64 {
-        self.page * self.pages as u64
-    }
+    /// What serving on the CPU needs, by the type computed in.
+    memory: [(DtypeChoice, MemoryNeeds); 2],
 }
 
 impl<'a> Facts<'a> {
@@ -75,6 +44,10 @@ impl<'a> Facts<'a> {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             (name, bytes, counts.get(path).copied().unwrap_or(0))
         };
+        let needs = |dtype| {
+            let compute = RuntimeOptions { device: DeviceChoice::Cpu, dtype, ..RuntimeOptions::default() }.compute()?;
+            Ok::<_, steerling::Error>((dtype, MemoryNeeds::of(checkpoint, &compute)))
+        };
         let kind = if checkpoint.dir().contains("tokenizer.json") { "tokenizer.json" } else { "cl100k_base" };
         Ok(Self {
             config,
@@ -85,7 +58,7 @@ impl<'a> Facts<'a> {
             },
             dtypes,
             files: checkpoint.files().map(file).collect(),
-            memory: [Memory::of(checkpoint, DtypeChoice::F32)?, Memory::of(checkpoint, DtypeChoice::Bf16)?],
+            memory: [needs(DtypeChoice::F32)?, needs(DtypeChoice::Bf16)?],
         })
     }
 
@@ -130,15 +103,13 @@ impl<'a> Facts<'a> {
         if let Some(concept) = &c.concept {
             row("epsilon", if concept.use_epsilon_correction { "added" } else { "left out" }.to_owned());
         }
-        for m in &self.memory {
-            let (weights, page, context) = (BinaryBytes(m.weights), BinaryBytes(m.page), BinaryBytes(m.context()));
+        for (dtype, needs) in &self.memory {
+            let (weights, context) = (BinaryBytes(needs.weights), BinaryBytes(needs.kv_context()));
+            let (pages, page) = (needs.context_pages, BinaryBytes(needs.kv_page));
+            let total = BinaryBytes(needs.total(needs.kv_context(), 0));
             row(
-                &format!("memory in {}", m.dtype),
-                format!(
-                    "{}: weights {weights}, one whole context {context} ({} pages of {page})",
-                    BinaryBytes(m.weights + m.context()),
-                    m.pages
-                ),
+                &format!("memory in {dtype}"),
+                format!("{total}: weights {weights}, one whole context {context} ({pages} pages of {page})"),
             );
         }
         rows
@@ -146,15 +117,16 @@ impl<'a> Facts<'a> {
 
     /// The same for programs; `config` has the keys of the flat layout.
     pub(super) fn json(&self) -> Value {
-        let memory = |m: &Memory| {
+        let memory = |(dtype, needs): &(DtypeChoice, MemoryNeeds)| {
             let value = json!({
-                "weight_bytes": m.weights,
-                "kv_page_bytes": m.page,
-                "kv_context_pages": m.pages,
-                "kv_context_bytes": m.context(),
-                "total_bytes": m.weights + m.context(),
+                "weight_bytes": needs.weights,
+                "kv_page_bytes": needs.kv_page,
+                "kv_context_pages": needs.context_pages,
+                "kv_context_bytes": needs.kv_context(),
+                "scratch_bytes_per_position": needs.scratch_per_position,
+                "total_bytes": needs.total(needs.kv_context(), 0),
             });
-            (m.dtype.to_string(), value)
+            (dtype.to_string(), value)
         };
         let dtype = |(name, (tensors, bytes)): (&String, &(usize, u64))| {
             (name.clone(), json!({"tensors": tensors, "bytes": bytes}))

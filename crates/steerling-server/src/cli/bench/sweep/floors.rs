@@ -37,8 +37,12 @@ impl Bounds {
     /// Those of a model.
     pub(super) fn new(info: &ModelInfo, speeds: &Speeds) -> Self {
         let Config { vocab_size, n_embd, .. } = info.config;
-        let matrices = expected(&info.config).into_iter().filter(|t| t.name.contains("blocks.") && t.shape.len() > 1);
-        let layer_weights = matrices.map(|tensor| tensor.elements() as u64).sum();
+        let matrices: Vec<(usize, usize)> = expected(&info.config)
+            .into_iter()
+            .filter(|tensor| tensor.name.contains("blocks."))
+            .filter_map(|tensor| Some((*tensor.shape.first()?, *tensor.shape.get(1)?)))
+            .collect();
+        let layer_weights = matrices.iter().map(|(out, inn)| (out * inn) as u64).sum();
         let head_weights = (vocab_size * n_embd) as u64;
         // As if all were in the form that most are in.
         let form = match info.weights.as_str() {
@@ -52,7 +56,7 @@ impl Bounds {
             operations_per_second: speeds.throughput,
             layer_weights,
             head_weights,
-            weight_bytes: form.bytes(layer_weights + head_weights),
+            weight_bytes: matrices.into_iter().chain([(vocab_size, n_embd)]).map(|matrix| form.bytes(matrix)).sum(),
         }
     }
 
