@@ -319,7 +319,7 @@ impl Model {
     /// [`Error::Unsupported`] for edits without concept heads, [`Error::Device`].
     pub fn composed(&self, hidden: &Tensor, edits: &[WeightEdit]) -> Result<Tensor> {
         match &self.heads {
-            Some(heads) if heads.restores(edits) => Ok(hidden.clone()),
+            Some(heads) if heads.restores(edits) || hidden.dim(0)? == 0 => Ok(hidden.clone()),
             Some(heads) => {
                 let rows = scratch::chunk_rows(scratch::head_row(&self.info.config, edits.len()));
                 scratch::map_chunks(hidden, rows, |hidden| heads.edited(hidden, edits))

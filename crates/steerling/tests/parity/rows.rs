@@ -7,7 +7,7 @@ use steerling::params::{Align, Decoding, GenerateParams};
 use steerling::steer::{ConceptKey, InjectionSpec, Schedule, SteeringSpec};
 use steerling::{Canvas, CanvasSpec, Denoiser, Error, Model, Runtime, rows_needed};
 
-use crate::compute::same_commits;
+use crate::compute::{is_strict, same_commits};
 use crate::goldens;
 use crate::steering::any_steering;
 
@@ -90,7 +90,9 @@ fn check(cases: &[Case], spare: usize) -> Result<Story, TestCaseError> {
         let mut alone = case.canvas(runtime.model());
         goldens::run(&mut runtime, &mut alone);
         same_commits(&format!("canvas {n}"), together.commits(), alone.commits());
-        prop_assert_eq!(together.attributions(), alone.attributions());
+        if is_strict() {
+            prop_assert_eq!(together.attributions(), alone.attributions());
+        }
     }
     Ok(story)
 }
