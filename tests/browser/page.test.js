@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import http from "node:http";
 import { test } from "node:test";
-import { accessible, done, fill, run, shot, world } from "./support.js";
+import { accessible, done, fill, run, serveWithKey, shot, world } from "./support.js";
 
 const there = world();
 const { open } = there;
@@ -180,6 +180,23 @@ test("a server that wants a key is given one, which the page keeps to itself", a
   assert.ok(code.includes('-H "authorization: Bearer $STEERLING_API_KEY"') && !code.includes("sesame"), code);
   const stored = await page.evaluate(() => [JSON.stringify({ ...localStorage }), document.cookie, location.href]);
   assert.ok(stored.every((text) => !text.includes("sesame")));
+});
+
+test("on a server with keys the link to the API's documentation works", async (t) => {
+  const key = "open-sesame-open-sesame";
+  const keyed = await serveWithKey(key);
+  t.after(() => keyed.stop());
+  const page = await open(t, {
+    at: keyed.url,
+    setUp: (page) => page.addInitScript((key) => sessionStorage.setItem("steerling-api-key", key), key),
+  });
+  await run(page);
+  await page.getByRole("link", { name: "API" }).click();
+  await page.waitForURL(`${keyed.url}docs`);
+  await page.getByRole("heading", { name: /^POST\s*\/steer$/ }).waitFor();
+  const description = page.waitForResponse("**/openapi.json");
+  await page.getByRole("link", { name: "openapi.json", exact: true }).click();
+  assert.equal((await description).status(), 200);
 });
 
 test("behind a proxy that serves it under a prefix, the page finds its server", async (t) => {
