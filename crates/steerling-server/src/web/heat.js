@@ -9,11 +9,11 @@ import { gap, h, signed, visible } from "./dom.js";
  */
 export async function heat(lane, position, whole, { inputs }) {
   const target = inputs.targets[0];
-  if (!target) return [h("p.hint", "There is nothing to attribute.")];
   const ranked = new Map(inputs.prompt_ranking.map((token) => [token.position, token]));
   const step = lane.commits.get(position).step;
   const visibleAt = (at) => ranked.has(at) || lane.commits.get(at)?.step < step;
-  const length = whole ? ranked.size : target.scores.length;
+  const length = whole ? ranked.size : target?.scores.length;
+  if (!length) return [h("p.hint", "There is nothing to attribute.")];
   const tokens = Array.from({ length }, (_, at) => ranked.get(at) ?? lane.commits.get(at) ?? { text: "" });
   const characters = await joined(tokens);
   const score = (at) => (whole ? ranked.get(at).score : target.scores[at]);
