@@ -19,7 +19,12 @@ test("stop keeps what there is, and frees the server", async (t) => {
   for (const stop of [() => page.locator("#stop").click(), () => page.keyboard.press("Escape")]) {
     const before = await committed();
     await page.locator("#run").click();
-    await page.waitForFunction(() => document.querySelectorAll(".token[role]").length > 5);
+    // What the run before has left is shown until this one begins.
+    await page.waitForFunction(
+      () =>
+        document.querySelector("#status").textContent.startsWith("Writing") &&
+        document.querySelectorAll(".token[role]").length > 5,
+    );
     await stop();
     await page.locator("#run").waitFor();
     assert.match(await page.locator("#status").textContent(), /^Stopped after step \d+/);
