@@ -19,9 +19,10 @@ use steerling::steer::Steering;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::attribution::{Attribution, ChunkBody, TokenBody, Verify};
+use super::attribution::{Attribution, ChunkBody, TokenBody};
 use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
+use super::verify::Verify;
 use crate::auth::{self, Scope};
 use crate::engine::{Model, Places};
 use crate::error::ApiError;
