@@ -66,17 +66,16 @@ async fn a_request_can_neither_undo_a_policy_nor_name_one_that_is_not_there() {
     assert_eq!((status, &error["param"]), (422, &json!("policy")));
 }
 
-/// A concept of the recorded model whose group has others, and its group; it is the first of it.
-fn grouped() -> (u32, Vec<u32>) {
+/// A group of the recorded model with at least three concepts.
+fn group() -> Vec<u32> {
     let catalog = nano_catalog();
-    let groups = catalog.iter().map(|concept| (concept.id, catalog.group(concept.id)));
-    groups.into_iter().find(|(id, group)| *id > 20 && group.len() > 2).expect("a group")
+    catalog.iter().map(|concept| catalog.group(concept.id)).find(|group| group.len() > 2).expect("a group")
 }
 
 #[tokio::test]
 async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
-    let (focal, group) = grouped();
-    let catalog = nano_catalog();
+    let (group, catalog) = (group(), nano_catalog());
+    let focal = group[0];
     let free =
         catalog.iter().map(|concept| concept.id).find(|id| catalog.group(*id).iter().all(|id| !group.contains(id)));
     let free = free.unwrap();
@@ -95,9 +94,6 @@ async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
             json!({"set_weights": [{"concept": free, "weight": 1}, {"concept": governed, "weight": 0, "epsilon": "drop"}]}),
         ]);
     }
-    // Of the group only by way of the group.
-    let beside = catalog.iter().map(|concept| concept.id).find(|id| *id != focal && group[1..].contains(id)).unwrap();
-    ways.extend([json!({"amplify": [{"concept": beside, "group": true}]}), json!({"suppress": [{"concept": beside}]})]);
     for way in ways {
         let mut steering = way.clone();
         steering["force"] = json!(true);
@@ -117,6 +113,27 @@ async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
     }
     let allowed = json!({"amplify": [{"concept": free}], "force": true});
     assert_eq!(generate(&server, json!({"steering": allowed})).await["policies"], json!(["p"]));
+}
+
+#[tokio::test]
+async fn a_group_does_not_reach_a_concept_of_a_policy() {
+    let group = group();
+    let toml = format!("[policies.p]\nsteering = {{ amplify = [{{ concept = {} }}], force = true }}\n", group[0]);
+    let server = Server::nano(configured(&toml, by_default("p"))).await;
+    for (way, refused) in [
+        (json!({"amplify": [{"concept": group[1], "group": true}]}), true),
+        (json!({"suppress": [{"concept": group[1]}]}), true),
+        (json!({"amplify": [{"concept": group[1]}]}), false),
+        (json!({"suppress": [{"concept": group[1], "group": false}]}), false),
+    ] {
+        let mut steering = way.clone();
+        steering["force"] = json!(true);
+        let response = server.post("/steer", &body(json!({"steering": steering, "max_new_tokens": 2}))).await;
+        assert_eq!(response.status(), if refused { 422 } else { 200 }, "{way}");
+        if refused {
+            assert_eq!(refusal(response).await.1["details"]["concept"], json!(group[0]));
+        }
+    }
 }
 
 #[tokio::test]
