@@ -4,6 +4,7 @@
 mod api;
 mod audit;
 pub mod auth;
+mod body;
 pub mod config;
 pub mod demo;
 pub mod engine;
@@ -14,6 +15,7 @@ mod extract;
 pub mod faults;
 mod files;
 pub mod metrics;
+mod nearest;
 mod observe;
 pub mod openapi;
 pub mod policy;

@@ -13,6 +13,7 @@ pub(crate) mod lanes;
 pub(crate) mod openai;
 mod playground;
 mod score;
+pub(crate) mod seed;
 pub(crate) mod states;
 pub(crate) mod steer;
 pub(crate) mod steering;

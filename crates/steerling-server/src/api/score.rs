@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use steerling::score::{Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, encode_pair};
 use utoipa::ToSchema;
 
+use super::seed::Seed;
 use super::states::{check_count, check_length};
 use super::{AppState, in_background};
 use crate::engine::{Model, WorkKind};
@@ -43,9 +44,9 @@ pub(crate) struct ScoreRequest {
     #[schema(default = 0.0, minimum = 0, maximum = 100)]
     cfg_scale: f32,
     /// Same seed, same masks, whatever else is scored.
-    #[serde(default)]
+    #[serde(default = "zero")]
     #[schema(default = 0)]
-    seed: u64,
+    seed: Seed,
     /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
     /// of `/info`). Null: that.
     #[schema(minimum = 1)]
@@ -87,6 +88,8 @@ enum Method {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ScoreResult {
     results: Vec<ItemScore>,
+    /// What the client should know: parameters without effect.
+    warnings: Vec<String>,
 }
 
 /// The likelihood of one continuation.
@@ -113,6 +116,10 @@ struct ItemScore {
     forwards: usize,
 }
 
+fn zero() -> Seed {
+    Seed::from(0)
+}
+
 fn samples() -> usize {
     ScoreParams::default().samples
 }
@@ -122,6 +129,13 @@ fn batch() -> usize {
 }
 
 impl ScoreRequest {
+    /// The fields that only a Monte-Carlo estimate has a use for, as far as they are not as usual.
+    fn drawn(&self) -> Vec<&'static str> {
+        let changed =
+            [("samples", self.samples != samples()), ("batch", self.batch != batch()), ("seed", self.seed != zero())];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
+
     fn prepare(self, model: &Model) -> Result<ScoreJob, ApiError> {
         check_count(self.items.len(), MAX_ITEMS, "items")?;
         if !(0.0..=MAX_CFG).contains(&self.cfg_scale) {
@@ -145,7 +159,7 @@ impl ScoreRequest {
             samples: self.samples,
             batch: self.batch,
             cfg_scale: self.cfg_scale,
-            seed: self.seed,
+            seed: self.seed.key(),
         };
         Ok(ScoreJob::new(items, &params, &model.info.config)?)
     }
@@ -181,7 +195,11 @@ pub(crate) async fn score(
 ) -> Result<Answer<ScoreResult>, ApiError> {
     let deadline = state.deadline(request.timeout_ms)?;
     let model = state.model()?;
+    let drawn = request.drawn();
     let mut job = in_background(move || request.prepare(&model)).await?;
     let scores = state.engine.run(WorkKind::Score, deadline, move |runtime| job.advance(runtime))?.await?;
-    Ok(Answer(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() }))
+    let estimated = scores.iter().any(|score| score.method == ScoreMethod::MonteCarlo);
+    let unheeded = |name: &str| format!("`{name}` has no effect: no likelihood was estimated by `monte_carlo`");
+    let warnings = if estimated { Vec::new() } else { drawn.into_iter().map(unheeded).collect() };
+    Ok(Answer(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect(), warnings }))
 }

@@ -48,8 +48,14 @@ pub(crate) fn access(path: &str) -> Access {
         "/" | "/assets/{file}" => Access::Open,
         // No route: 404, but not for those who have no key.
         "" => Access::AnyKey,
-        "/info" | "/openapi.json" | "/docs" | "/docs/{file}" | "/tokenize" | "/detokenize" | "/v1/models"
-        | "/v1/models/{model}" => Access::AnyKey,
+        "/info"
+        | "/openapi.json"
+        | "/docs"
+        | "/docs/{file}"
+        | "/tokenize"
+        | "/detokenize"
+        | "/v1/models"
+        | "/v1/models/{*model}" => Access::AnyKey,
         "/generate" | "/steer" | "/v1/completions" | "/v1/chat/completions" => Access::Needs(Scope::Generate),
         "/attribute" | "/embed" | "/score" | "/v1/embeddings" => Access::Needs(Scope::Explain),
         path if path == "/concepts" || path.starts_with("/concepts/") => Access::Needs(Scope::Explain),

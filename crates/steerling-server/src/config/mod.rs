@@ -39,6 +39,9 @@ pub struct ServeOptions {
     /// Which model, and how it is computed.
     #[command(flatten)]
     pub model: ModelOptions,
+    /// What answers call the model, and requests may; by default the name of its directory, file or hub repository
+    #[arg(long, env = "STEERLING_SERVED_MODEL_NAME", value_name = "NAME", value_parser = model_name)]
+    pub served_model_name: Option<String>,
     /// Address to listen on; others than loopback are reached from outside and want API keys
     #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
@@ -252,6 +255,14 @@ fn active(text: &str) -> Result<Active, String> {
 /// The directory of a model; the demo inside the program if none is given.
 pub fn model_dir(directory: Option<&Path>) -> ModelDir {
     directory.map_or_else(|| DEMO.into(), ModelDir::from)
+}
+
+/// A name that a request can repeat.
+fn model_name(text: &str) -> Result<String, String> {
+    match text.trim() == text && !text.is_empty() && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no name: it is empty, or has blanks around it or control characters in it")),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

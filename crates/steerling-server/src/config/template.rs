@@ -58,6 +58,7 @@ pub fn template() -> String {
 fn example(name: &str) -> &'static str {
     match name {
         "model" => "/models/steerling-8b",
+        "served_model_name" => "guidelabs/steerling-8b",
         "admin_port" => "9090",
         "admin_host" => "127.0.0.1",
         "tls_cert" => "/etc/steerling/tls.crt",

@@ -164,7 +164,10 @@ pub(crate) fn of_bodies() -> Vec<Refusal> {
         ("the body is no JSON", ApiError::new(Code::InvalidJson, "EOF while parsing a value at line 1 column 10")),
         ("the body has too many bytes", ApiError::from_status(StatusCode::PAYLOAD_TOO_LARGE)),
         ("the body is not `application/json`", ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
-        ("`param` names the field that is wrong or unknown", ApiError::invalid("colour", "unknown field `colour`")),
+        (
+            "`param` names the field that is wrong or unknown",
+            ApiError::invalid("temprature", "unknown field `temprature`; did you mean `temperature`?"),
+        ),
         ("the context has no room for it", too_long.into()),
     ]
 }
@@ -186,7 +189,7 @@ fn ambiguous(field: &str) -> ApiError {
 }
 
 fn of_queries() -> Vec<Refusal> {
-    vec![("`param` names the parameter", ApiError::invalid("colour", "there is no such parameter"))]
+    vec![("`param` names the parameter", ApiError::invalid("limt", "unknown parameter `limt`; did you mean `limit`?"))]
 }
 
 fn without_concepts() -> Vec<Refusal> {

@@ -13,7 +13,6 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use steerling::attribute::Trace;
 use steerling::steer::Steering;
 use utoipa::ToSchema;
@@ -24,7 +23,7 @@ use super::generate::answer::GenerateResult;
 use super::lanes::{self, Ended, Opened};
 use crate::engine::{Model, Places};
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::observe::RequestId;
 use crate::openapi::{AttributeEvent, Compute, Generation, Internal, NotReady};
 use crate::stream::{self, StreamEvent, Tail};
@@ -70,9 +69,10 @@ pub(crate) struct AttributeAnswer {
 pub(crate) async fn attribute(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
-    Json(mut body): Json<Map<String, Value>>,
+    body: Object,
 ) -> Result<Response, ApiError> {
     let model = state.model()?;
+    let mut body = body.checked::<AttributeRequest>()?;
     let given: Vec<String> = body.keys().filter(|name| !FIELDS.contains(&name.as_str())).cloned().collect();
     request::set_defaults(&mut body);
     let (fields, request) = extract::split(body, FIELDS)?;
