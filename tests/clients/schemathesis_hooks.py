@@ -51,16 +51,15 @@ def shrink(value):
     if isinstance(value, dict):
         for name, inner in value.items():
             most, longest = MOST.get(name), LONGEST.get(name)
-            if most and type(inner) is int and most < inner <= 4096:
+            # 8.0 is an integer, too.
+            whole = type(inner) is int or isinstance(inner, float) and inner.is_integer()
+            if most and whole and most < inner <= 4096:
                 value[name] = most
             elif longest and isinstance(inner, list) and longest < len(inner) <= 8:
                 value[name] = inner[:longest]
             value[name] = shrink(value[name])
     elif isinstance(value, list):
         return [shrink(inner) for inner in value]
-    # To JSON Schema 2.0 is an integer, to the server it is none.
-    elif isinstance(value, float) and value.is_integer() and abs(value) < 2**64:
-        return int(value)
     return value
 
 

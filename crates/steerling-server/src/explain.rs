@@ -8,7 +8,9 @@ use steerling::{Canvas, Denoiser, Outcome, Runtime};
 
 use crate::api::attribution::{Attribution, AttributionRequest};
 use crate::api::steering::SteeringRequest;
+use crate::body;
 use crate::engine::Model;
+use crate::extract;
 
 /// A loaded model as the endpoints know it.
 pub fn model_of(runtime: &Runtime) -> Model {
@@ -24,9 +26,10 @@ pub fn model_of(runtime: &Runtime) -> Model {
 ///
 /// # Errors
 /// What the endpoint would say, naming the field.
-pub fn steering(request: Value, model: &Model) -> Result<SteeringSpec, String> {
-    let request: SteeringRequest = serde_json::from_value(request).map_err(|error| error.to_string())?;
-    request.recipe(model).map(|recipe| recipe.spec()).map_err(|error| error.to_string())
+pub fn steering(mut request: Value, model: &Model) -> Result<SteeringSpec, String> {
+    let checked = body::check::<SteeringRequest>(&mut request).and_then(|()| extract::read::<SteeringRequest>(request));
+    let recipe = checked.map_err(|error| error.within("steering")).and_then(|request| request.recipe(model));
+    recipe.map(|recipe| recipe.spec()).map_err(|error| error.to_string())
 }
 
 /// The tokens, chunks and check of a finished canvas that was attributed, as `POST /attribute` answers.

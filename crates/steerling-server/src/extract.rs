@@ -3,27 +3,68 @@
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
-use serde_json::error::Category;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::api::AppState;
 use crate::body;
 use crate::error::{ApiError, Code};
 
-/// A JSON body of type `T`.
+/// A JSON body of type `T`, checked against its schema.
 pub(crate) struct Json<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+impl<T: DeserializeOwned + ToSchema> FromRequest<AppState> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-        }
-        let (head, body) = request.into_parts();
-        let bytes = body::read(&head.headers, body, state.options.max_body_bytes).await?;
-        parse(&bytes).map(Self)
+        let mut body = json(request, state).await?;
+        body::check::<T>(&mut body)?;
+        read(body).map(Self)
     }
+}
+
+/// A JSON object that its handler checks.
+pub(crate) struct Object(Map<String, Value>);
+
+impl FromRequest<AppState> for Object {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        match json(request, state).await? {
+            Value::Object(object) => Ok(Self(object)),
+            _ => Err(ApiError::new(Code::InvalidRequest, "the body must be a JSON object")),
+        }
+    }
+}
+
+impl Object {
+    /// The fields, before they are checked.
+    pub(crate) fn fields(&mut self) -> &mut Map<String, Value> {
+        &mut self.0
+    }
+
+    /// The fields, checked against the schema of `T`.
+    ///
+    /// # Errors
+    /// As [`body::check`].
+    pub(crate) fn checked<T: ToSchema>(self) -> Result<Map<String, Value>, ApiError> {
+        let mut body = Value::Object(self.0);
+        body::check::<T>(&mut body)?;
+        match body {
+            Value::Object(object) => Ok(object),
+            _ => Err(ApiError::internal()),
+        }
+    }
+}
+
+/// The JSON of a body.
+async fn json(request: Request, state: &AppState) -> Result<Value, ApiError> {
+    if !is_json(request.headers()) {
+        return Err(ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let (head, body) = request.into_parts();
+    let bytes = body::read(&head.headers, body, state.options.max_body_bytes).await?;
+    body::parse(&bytes)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -82,28 +123,10 @@ macro_rules! written_objects_only {
 
 pub(crate) use {objects_only, written_objects_only};
 
-/// A value of type `T`, refused as a body would be.
+/// A value of type `T`. What is wrong with it was found by [`body::check`]; this is the second line.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(refuse)
-}
-
-fn refuse(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let path = error.path().to_string();
-    let inner = error.into_inner();
-    match inner.classify() {
-        Category::Data if path == "." => ApiError::new(Code::InvalidRequest, inner.to_string()),
-        Category::Data => ApiError::invalid(path, inner.to_string()),
-        // Well-formed, but beyond the field's type: the parser does not tell the two apart by category.
-        Category::Syntax if inner.to_string().starts_with("number out of range") => {
-            ApiError::invalid(path, "the number is too large to be represented")
-        }
-        Category::Syntax | Category::Eof | Category::Io => ApiError::new(Code::InvalidJson, inner.to_string()),
-    }
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(refuse)?;
-    deserializer.end().map_err(|error| ApiError::new(Code::InvalidJson, error.to_string()))?;
-    Ok(value)
+    serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
+        let path = error.path().to_string();
+        ApiError::invalid(path, error.into_inner().to_string())
+    })
 }

@@ -15,6 +15,7 @@ mod extract;
 pub mod faults;
 mod files;
 pub mod metrics;
+mod nearest;
 mod observe;
 pub mod openapi;
 pub mod policy;

@@ -229,7 +229,7 @@ impl Follow {
                         None => update,
                     };
                     if update.last || step >= self.due {
-                        self.due = step + lane.head.stream_every;
+                        self.due = step.saturating_add(lane.head.stream_every);
                         return Some(Step::Event(self.show(update)?));
                     }
                     self.pending = Some(update);

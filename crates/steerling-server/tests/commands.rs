@@ -165,6 +165,9 @@ fn a_drawn_seed_is_told_and_gives_the_same_text_again() {
     let stderr = text(&drawn.stderr);
     let seed = stderr.trim_end().rsplit_once("seed ").unwrap().1.to_owned();
     assert_eq!(stdout(&[&flags[..], &["--seed", &seed]].concat()), text(&drawn.stdout));
+    let with = |seed: &str| stdout(&[&flags[..], &["--seed", seed]].concat());
+    assert_eq!(with("-1"), with("18446744073709551615"));
+    assert_ne!(with("-1"), with("1"));
 }
 
 #[test]

@@ -371,6 +371,59 @@ fn without_a_model_the_embedded_demo_is_served_and_says_what_it_is() {
     assert_eq!(server.post("/generate", &body)["token_ids"], result["token_ids"]);
 }
 
+/// What the server calls its model, everywhere where it does.
+fn names(server: &Server, asked: &str) -> Vec<Value> {
+    let escaped = asked.replace('/', "%2F");
+    let completion = server.post("/v1/completions", &json!({"model": asked, "prompt": "The", "max_tokens": 1}));
+    vec![
+        server.info()["model"]["name"].clone(),
+        server.get("/v1/models")["data"][0]["id"].clone(),
+        server.get(&format!("/v1/models/{asked}"))["id"].clone(),
+        server.get(&format!("/v1/models/{escaped}"))["id"].clone(),
+        completion["model"].clone(),
+        server.post("/generate", &json!({"prompt": "The", "max_new_tokens": 1}))["model"].clone(),
+        server.post("/embed", &json!({"inputs": "The"}))["model"].clone(),
+        server.post("/concepts/detect", &json!({"text": "The"}))["model"].clone(),
+    ]
+}
+
+#[test]
+fn the_served_name_is_the_one_that_is_set_in_every_answer() {
+    let name = "our-lab/steerling";
+    let server = Server::start_alone(&["--served-model-name", name]);
+    assert!(names(&server, name).iter().all(|found| found == name), "{:?}", names(&server, name));
+    assert_eq!(server.post("/v1/embeddings", &json!({"model": "steerling", "input": "The"}))["model"], name);
+}
+
+#[test]
+fn a_snapshot_in_the_cache_of_a_hub_is_called_as_its_repository() {
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot =
+        cache.path().join("models--guidelabs--steerling-demo/snapshots/0123456789abcdef0123456789abcdef01234567");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "concept_labels.parquet"] {
+        std::fs::copy(
+            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/steerling-demo")).join(file),
+            snapshot.join(file),
+        )
+        .unwrap();
+    }
+    let server = Server::start_alone(&["--model", snapshot.to_str().unwrap()]);
+    let name = "guidelabs/steerling-demo";
+    assert!(names(&server, name).iter().all(|found| found == name), "{:?}", names(&server, name));
+}
+
+#[test]
+fn a_name_that_no_request_can_repeat_is_refused() {
+    for name in ["", " a", "a\n"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_steerling")).args(["serve", "--served-model-name", name]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--served-model-name"), "{output:?}");
+    }
+}
+
 #[test]
 fn a_directory_that_is_no_checkpoint_ends_the_process_with_the_reason() {
     let empty = tempfile::tempdir().unwrap();

@@ -40,7 +40,8 @@ pub enum ModelDir {
 }
 
 impl ModelDir {
-    /// What the model is called: the last component of the path, without a file's extension.
+    /// What the model is called: the last component of the path, without a file's extension. A snapshot in the cache of a
+    /// hub, `…/models--ORG--NAME/snapshots/COMMIT`, is called `ORG/NAME`.
     pub fn name(&self) -> String {
         match self {
             Self::Disk(dir) => dir
@@ -48,7 +49,7 @@ impl ModelDir {
                 .ok()
                 .and_then(|dir| {
                     let name = if dir.is_file() { dir.file_stem() } else { dir.file_name() };
-                    Some(name?.to_string_lossy().into_owned())
+                    hub_name(&dir).or_else(|| Some(name?.to_string_lossy().into_owned()))
                 })
                 .unwrap_or_else(|| dir.display().to_string()),
             Self::Embedded(dir) => dir.name.to_owned(),
@@ -136,6 +137,13 @@ impl ModelDir {
     }
 }
 
+/// The repository that a snapshot directory of a hub's cache holds.
+fn hub_name(dir: &Path) -> Option<String> {
+    let snapshots = dir.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))?;
+    let repository = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    Some(repository.replacen("--", "/", 1))
+}
+
 impl EmbeddedDir {
     fn find(&self, file: &str) -> Option<&'static [u8]> {
         self.files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
@@ -207,5 +215,26 @@ impl fmt::Debug for EmbeddedDir {
         let files = self.files.iter().map(|(name, bytes)| (name, bytes.len()));
         write!(f, "{} ", self.name)?;
         f.debug_map().entries(files).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_of_a_hubs_cache_is_called_as_its_repository() {
+        let root = tempfile::tempdir().unwrap();
+        for (path, name) in [
+            ("models--guidelabs--steerling-8b/snapshots/0f3c", "guidelabs/steerling-8b"),
+            ("models--steerling/snapshots/0f3c", "steerling"),
+            ("models--a--b/other/0f3c", "0f3c"),
+            ("a--b/snapshots/0f3c", "0f3c"),
+            ("plain", "plain"),
+        ] {
+            let dir = root.path().join(path);
+            std::fs::create_dir_all(&dir).unwrap();
+            assert_eq!(ModelDir::from(&dir).name(), name);
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::generate::request::NOISE;
+use super::generate::warnings::NOISE;
 use crate::demo::NOTICE;
 use crate::engine::Model;
 use crate::openapi::Internal;

@@ -14,6 +14,7 @@ pub(crate) mod openai;
 mod playground;
 pub(crate) mod respond;
 mod score;
+pub(crate) mod seed;
 pub(crate) mod states;
 pub(crate) mod steer;
 pub(crate) mod steering;

@@ -8,6 +8,7 @@ use steerling::score::{Score, ScoreItem, ScoreJob, ScoreMethod, ScoreParams, enc
 use utoipa::ToSchema;
 
 use super::respond;
+use super::seed::Seed;
 use super::states::{check_count, check_length};
 use super::{AppState, plan};
 use crate::engine::{Model, WorkKind};
@@ -45,9 +46,9 @@ pub(crate) struct ScoreRequest {
     #[schema(default = 0.0, minimum = 0, maximum = 100)]
     cfg_scale: f32,
     /// Same seed, same masks, whatever else is scored.
-    #[serde(default)]
+    #[serde(default = "zero")]
     #[schema(default = 0)]
-    seed: u64,
+    seed: Seed,
     /// Milliseconds from the request to the end of the answer, at most what the server allows (`limits.timeout_seconds`
     /// of `/info`). Null: that.
     #[schema(minimum = 1)]
@@ -89,6 +90,8 @@ enum Method {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ScoreResult {
     results: Vec<ItemScore>,
+    /// What the client should know: parameters without effect.
+    warnings: Vec<String>,
 }
 
 /// The likelihood of one continuation.
@@ -115,6 +118,10 @@ struct ItemScore {
     forwards: usize,
 }
 
+fn zero() -> Seed {
+    Seed::from(0)
+}
+
 fn samples() -> usize {
     ScoreParams::default().samples
 }
@@ -124,6 +131,13 @@ fn batch() -> usize {
 }
 
 impl ScoreRequest {
+    /// The fields that only a Monte-Carlo estimate has a use for, as far as they are not as usual.
+    fn drawn(&self) -> Vec<&'static str> {
+        let changed =
+            [("samples", self.samples != samples()), ("batch", self.batch != batch()), ("seed", self.seed != zero())];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
+
     /// The job and the token positions that it needs, at most `most`.
     fn prepare(self, model: &Model, most: u64) -> Result<(ScoreJob, usize), ApiError> {
         check_count(self.items.len(), MAX_ITEMS, "items")?;
@@ -148,7 +162,7 @@ impl ScoreRequest {
             samples: self.samples,
             batch: self.batch,
             cfg_scale: self.cfg_scale,
-            seed: self.seed,
+            seed: self.seed.key(),
         };
         let needed = items.iter().fold(0u64, |sum, item| sum.saturating_add(params.positions(item)));
         let job = ScoreJob::new(items, &params, &model.info.config)?;
@@ -197,7 +211,12 @@ pub(crate) async fn score(
 ) -> Result<Response, ApiError> {
     let ticket = state.admit(request.timeout_ms)?;
     let (model, most) = (state.model()?, state.options.max_score_positions);
+    let drawn = request.drawn();
     let (mut job, size) = plan(&ticket, move || request.prepare(&model, most)).await?;
     let scores = ticket.run(WorkKind::Score, size, move |runtime| job.advance(runtime))?.await?;
-    respond::json(ticket, move || Ok(ScoreResult { results: scores.into_iter().map(ItemScore::from).collect() })).await
+    let estimated = scores.iter().any(|score| score.method == ScoreMethod::MonteCarlo);
+    let unheeded = |name: &str| format!("`{name}` has no effect: no likelihood was estimated by `monte_carlo`");
+    let warnings = if estimated { Vec::new() } else { drawn.into_iter().map(unheeded).collect() };
+    let results = scores.into_iter().map(ItemScore::from).collect();
+    respond::json(ticket, move || Ok(ScoreResult { results, warnings })).await
 }

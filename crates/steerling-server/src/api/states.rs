@@ -87,7 +87,8 @@ pub(crate) fn check_length(model: &Model, tokens: usize, param: &str) -> Result<
         return Ok(());
     }
     let message = format!("{tokens} tokens exceed the context of {context} positions");
-    Err(ApiError::new(Code::ContextLengthExceeded, message).or_param(param))
+    let details = serde_json::json!({ "prompt_tokens": tokens, "context": context });
+    Err(ApiError::new(Code::ContextLengthExceeded, message).or_param(param).with_details(details))
 }
 
 /// Refuses more or fewer entries than a list may have.

@@ -1,5 +1,7 @@
 //! The field `steering` of a request: from names to a recipe, from a recipe to what the model resolves.
 
+mod unheeded;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -177,6 +179,8 @@ pub(crate) struct Recipe {
     injections: Vec<Ingredient>,
     suppress_logits: Vec<(u32, f32)>,
     set_weights: Vec<(u32, f32, EpsilonMode)>,
+    /// What the request says without effect.
+    unheeded: Vec<String>,
 }
 
 impl SteeringRequest {
@@ -244,7 +248,9 @@ impl SteeringRequest {
             suppress_logits.push((finder.find(&field("concept"), &entry.concept)?, strength));
         }
         let set_weights = self.weights(&finder)?;
-        Ok(Recipe { catalog: catalog.clone(), injections, suppress_logits, set_weights })
+        let unheeded = Vec::new();
+        let recipe = Recipe { catalog: catalog.clone(), injections, suppress_logits, set_weights, unheeded };
+        Ok(Recipe { unheeded: self.unheeded(&recipe), ..recipe })
     }
 
     fn weights(&self, finder: &Finder<'_>) -> Result<Vec<(u32, f32, EpsilonMode)>, ApiError> {
@@ -379,6 +385,16 @@ impl Recipe {
     /// Whether a direction takes the groups of its concepts along.
     pub(crate) fn takes_groups(&self) -> bool {
         self.injections.iter().any(|injection| injection.group)
+    }
+
+    /// What the request says without effect.
+    pub(crate) fn unheeded(&self) -> &[String] {
+        &self.unheeded
+    }
+
+    /// Whether there are targets that can be multiplied.
+    pub(crate) fn has_targets(&self) -> bool {
+        !self.injections.is_empty()
     }
 
     /// The same with all targets multiplied.

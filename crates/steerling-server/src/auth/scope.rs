@@ -53,7 +53,7 @@ pub(crate) fn access(path: &str) -> Access {
         "/" | "/assets/{file}" | "/openapi.json" | "/docs" | "/docs/{file}" => Access::Open,
         // No route: 404, but not for those who have no key.
         "" => Access::AnyKey,
-        "/info" | "/tokenize" | "/detokenize" | "/v1/models" | "/v1/models/{model}" => Access::AnyKey,
+        "/info" | "/tokenize" | "/detokenize" | "/v1/models" | "/v1/models/{*model}" => Access::AnyKey,
         "/generate" | "/steer" | "/v1/completions" | "/v1/chat/completions" => Access::Needs(Scope::Generate),
         "/attribute" | "/embed" | "/score" | "/v1/embeddings" => Access::Needs(Scope::Explain),
         path if path == "/concepts" || path.starts_with("/concepts/") => Access::Needs(Scope::Explain),

@@ -49,7 +49,12 @@ async fn serve(options: &ServeOptions) -> anyhow::Result<()> {
     }
     let source = options.model.source();
     let runtime = options.model.runtime();
-    let build = move || super::load(&source, &runtime).map(Loaded::from);
+    let name = options.served_model_name.clone();
+    let build = move || {
+        let mut loaded = Loaded::from(super::load(&source, &runtime)?);
+        loaded.info.name = name.clone().unwrap_or(loaded.info.name);
+        Ok(loaded)
+    };
     #[cfg(feature = "fault-injection")]
     let build = failing(build, options.faults);
     let shutdown = shutdown_signal()?;

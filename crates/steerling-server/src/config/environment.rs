@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::file::{keys, nearest};
+use super::file::keys;
 use super::{ConfigFile, GuardOptions, ServeOptions};
 use crate::auth::Keys;
+use crate::nearest::nearest;
 use crate::policy::Policies;
 
 /// Read where it exists in the working directory and no other file is named.

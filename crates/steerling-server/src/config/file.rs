@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use super::{DEFAULT_FILE, ServeOptions};
 use crate::auth::KeyEntry;
+use crate::nearest::nearest;
 use crate::policy::PolicyEntry;
 
 /// The tables that only a file can hold.
@@ -31,12 +32,6 @@ pub(super) fn keys() -> Vec<Key> {
 /// The key of a flag that has an environment variable.
 fn key(arg: &Arg) -> Option<Key> {
     Some(Key { name: arg.get_long()?.replace('-', "_"), arg: arg.clone() })
-}
-
-/// The known name that `name` is likely to be a slip of.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.into_iter().map(|other| (strsim::jaro_winkler(name, other), other));
-    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
 }
 
 /// What a file says.

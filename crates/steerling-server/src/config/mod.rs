@@ -70,6 +70,9 @@ pub struct ServeOptions {
     /// Which model, and how it is computed.
     #[command(flatten)]
     pub model: ModelOptions,
+    /// What answers call the model, and requests may; by default the name of its directory, file or hub repository
+    #[arg(long, env = "STEERLING_SERVED_MODEL_NAME", value_name = "NAME", value_parser = model_name)]
+    pub served_model_name: Option<String>,
     /// Address to listen on, or a name, all of whose addresses are listened on (`localhost`: IPv4 and IPv6); others than
     /// loopback are reached from outside and need API keys
     #[arg(long, env = "STEERLING_HOST", default_value = "127.0.0.1")]
@@ -320,6 +323,14 @@ fn active(text: &str) -> Result<Active, String> {
 /// The directory of a model; the demo inside the program if none is given.
 pub fn model_dir(directory: Option<&Path>) -> ModelDir {
     directory.map_or_else(|| DEMO.into(), ModelDir::from)
+}
+
+/// A name that a request can repeat.
+fn model_name(text: &str) -> Result<String, String> {
+    match text.trim() == text && !text.is_empty() && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no name: it is empty, or has blanks around it or control characters in it")),
+    }
 }
 
 /// `*`, or scheme and host as a browser sends them.

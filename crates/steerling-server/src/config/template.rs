@@ -60,6 +60,7 @@ fn example(name: &str) -> &'static str {
     match name {
         "model" => "/models/steerling-8b",
         "gradient_mib" => "8192",
+        "served_model_name" => "guidelabs/steerling-8b",
         "admin_port" => "9090",
         "admin_host" => "127.0.0.1",
         "tls_cert" => "/etc/steerling/tls.crt",

@@ -17,6 +17,8 @@ const OVERLAPPING: [&str; 2] = ["Embedding", "EmbeddingVector"];
 /// Adds examples, says what a stream holds, and limits what requests may hold as the server does.
 pub(super) fn complete(document: &mut Value) {
     spell(document);
+    name_paths(document);
+    simplify(document);
     let inputs = inputs(document);
     if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
         schemas.iter_mut().filter(|(name, _)| inputs.contains(*name)).for_each(|(_, schema)| limit(schema));
@@ -41,6 +43,44 @@ pub(super) fn complete(document: &mut Value) {
             json!({"description": "names the request: the caller's, if sent", "schema": {"type": "string"}});
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         examples::of(&id).into_iter().for_each(|(name, case)| attach(operation, &name, &case));
+    }
+}
+
+/// Writes what generators of clients stumble over in another way that says the same.
+fn simplify(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            // They know enumerations of words alone.
+            if let Some([only @ Value::Bool(_)]) = map.get("enum").and_then(Value::as_array).map(Vec::as_slice) {
+                let only = only.clone();
+                map.shift_remove("enum");
+                map.insert("const".to_owned(), only);
+            }
+            // They take schemas for objects: `items` may not be false.
+            if let Some(entries) = map.get("prefixItems").and_then(Value::as_array).cloned() {
+                map.insert("minItems".to_owned(), json!(entries.len()));
+                map.insert("maxItems".to_owned(), json!(entries.len()));
+                map.insert("items".to_owned(), json!({"anyOf": entries}));
+            }
+            // They do not write values of types that they generate.
+            let is_union = map.contains_key("$ref") || map.contains_key("oneOf");
+            if is_union && map.get("default").is_some_and(Value::is_object) {
+                let default = map.shift_remove("default").unwrap_or_default();
+                let text = map.get("description").and_then(Value::as_str).unwrap_or_default();
+                let text = format!("{text} Left out: `{default}`.");
+                map.insert("description".to_owned(), json!(text.trim_start()));
+            }
+            map.values_mut().for_each(simplify);
+        }
+        Value::Array(values) => values.iter_mut().for_each(simplify),
+        _ => {}
+    }
+}
+
+/// A parameter that takes the rest of a path has no notation of its own in OpenAPI.
+fn name_paths(document: &mut Value) {
+    if let Some(Value::Object(paths)) = document.get_mut("paths") {
+        *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     }
 }
 
@@ -128,7 +168,7 @@ fn references(value: &Value) -> Vec<String> {
     }
 }
 
-/// Integers end where their type does, and the alternatives of a union have no further fields.
+/// Numbers end where their type does, and the alternatives of a union have no further fields.
 fn limit(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -140,6 +180,10 @@ fn limit(schema: &mut Value) {
             };
             if let Some(most) = most {
                 map.insert("maximum".to_owned(), json!(most));
+            }
+            if map.get("format").is_some_and(|format| format == "float") {
+                map.entry("minimum").or_insert(json!(f32::MIN));
+                map.entry("maximum").or_insert(json!(f32::MAX));
             }
             for alternative in map.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
                 if let Some(object) = alternative.as_object_mut().filter(|object| object.contains_key("properties")) {

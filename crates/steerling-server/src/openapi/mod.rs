@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::IntoResponse;
+use serde_json::Value;
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Schema, tag::TagBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -50,14 +51,21 @@ pub(crate) struct NonEmpty(String);
 
 /// The OpenAPI 3.1 document as indented JSON with a newline at its end, as kept in `openapi/openapi.json`.
 pub fn document() -> &'static str {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    static DOCUMENT: LazyLock<String> =
+        LazyLock::new(|| serde_json::to_string_pretty(value()).expect("a JSON value can be written") + "\n");
+    &DOCUMENT
+}
+
+/// The same as a value.
+pub(crate) fn value() -> &'static Value {
+    static VALUE: LazyLock<Value> = LazyLock::new(|| {
         let (_, mut document) = crate::api::routes().split_for_parts();
         access::describe(&mut document);
         let mut document = serde_json::to_value(document).expect("the document holds nothing that JSON cannot express");
         complete::complete(&mut document);
-        serde_json::to_string_pretty(&document).expect("a JSON value can be written") + "\n"
+        document
     });
-    &DOCUMENT
+    &VALUE
 }
 
 /// Everything but the routes.

@@ -183,7 +183,10 @@ pub(crate) fn of_bodies() -> Vec<Refusal> {
             "the body is not `application/json`, or neither plain nor gzip",
             ApiError::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         ),
-        ("`param` names the field that is wrong or unknown", ApiError::invalid("colour", "unknown field `colour`")),
+        (
+            "`param` names the field that is wrong or unknown",
+            ApiError::invalid("temprature", "unknown field `temprature`; did you mean `temperature`?"),
+        ),
         ("the context has no room for it", too_long.into()),
     ]
 }
@@ -205,7 +208,7 @@ fn ambiguous(field: &str) -> ApiError {
 }
 
 fn of_queries() -> Vec<Refusal> {
-    vec![("`param` names the parameter", ApiError::invalid("colour", "there is no such parameter"))]
+    vec![("`param` names the parameter", ApiError::invalid("limt", "unknown parameter `limt`; did you mean `limit`?"))]
 }
 
 fn without_concepts() -> Vec<Refusal> {

@@ -406,7 +406,9 @@ async fn what_would_change_the_answer_is_refused_by_name_and_the_harmless_is_acc
         (&completion, "prompt", json!([]), "prompt"),
         (&completion, "prompt", json!([5, MASK]), "prompt[1]"),
         (&completion, "prompt", json!([[5], [5, 100_281]]), "prompt[1][1]"),
-        (&completion, "prompt", json!([0.5]), "prompt"),
+        (&completion, "prompt", json!([0.5]), "prompt[0]"),
+        (&completion, "prompt", json!([-1]), "prompt[0]"),
+        (&completion, "prompt", json!([[1], [2, -1]]), "prompt[1][1]"),
         (&completion, "stream_options", json!({"include_usage": true}), "stream_options"),
         (&completion, "decoding", json!({"method": "entropy_bound", "gamma": -1}), "decoding.gamma"),
         (&completion, "steering", json!({}), "steering"),
@@ -446,7 +448,7 @@ async fn what_would_change_the_answer_is_refused_by_name_and_the_harmless_is_acc
 
     let harmless = json!({"model": "fake", "prompt": "a", "max_tokens": 2, "user": "me", "presence_penalty": 0.0,
         "frequency_penalty": 0, "logit_bias": {}, "best_of": 1, "suffix": null, "stop": null, "seed": null, "echo": null,
-        "logprobs": null, "stream": null, "stream_options": null, "temperature": null, "n": null});
+        "logprobs": false, "stream": null, "stream_options": null, "temperature": null, "n": null});
     ok(server.post("/v1/completions", &harmless).await).await;
 }
 

@@ -21,8 +21,12 @@ async fn a_wrong_field_is_refused_by_name_before_the_stream_begins() {
         (json!({"prompt": "a", "stop": [""]}), "invalid_request", json!("stop[0]")),
         (json!({"prompt": "a", "align": "left"}), "invalid_request", json!("align")),
         (json!({"prompt": "a", "decoding": {"method": "fast"}}), "invalid_request", json!("decoding.method")),
-        (json!({"prompt": "a", "decoding": {"method": "threshold"}}), "invalid_request", json!("decoding")),
-        (json!({"prompt": "a", "decoding": {"method": "factor", "gamma": 1}}), "invalid_request", json!("decoding")),
+        (json!({"prompt": "a", "decoding": {"method": "threshold"}}), "invalid_request", json!("decoding.threshold")),
+        (
+            json!({"prompt": "a", "decoding": {"method": "factor", "gamma": 1}}),
+            "invalid_request",
+            json!("decoding.gamma"),
+        ),
         (
             json!({"prompt": "a", "decoding": {"method": "threshold", "threshold": 1.5}}),
             "invalid_request",

@@ -40,12 +40,15 @@ pub struct EntropyTemperature {
 /// Probabilities below this change neither entropy nor nucleus in float32.
 const NEGLIGIBLE: f32 = 1e-13;
 
+/// Logits divided by a temperature below this could overflow, and all but the largest one are 0 long before.
+const COLDEST: f32 = 1e-30;
+
 impl Sampler {
     /// The sampler that `params` ask for.
     pub fn new(params: &GenerateParams) -> Self {
         let sampling = if params.use_entropy_sampling {
             Sampling::Entropy
-        } else if params.temperature > 0.0 && params.top_p > 0.0 {
+        } else if params.temperature > COLDEST && params.top_p > 0.0 {
             Sampling::Nucleus { temperature: params.temperature }
         } else {
             Sampling::Argmax
@@ -144,4 +147,19 @@ fn sorted_mass(probabilities: &[f32], top_p: f32) -> impl Iterator<Item = (u32, 
         *mass += p;
         Some((id, before, p))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temperature_that_is_hardly_above_0_takes_the_likeliest_token() {
+        let logits = [1.5, 31.0, f32::NEG_INFINITY, -20.0];
+        let stats = row_stats(&logits, logits.len())[0];
+        for temperature in [0.0, f32::from_bits(1), 1e-40, f32::MIN_POSITIVE, 1e-30, 1e-20, 1e-3] {
+            let params = GenerateParams { temperature, use_entropy_sampling: false, ..GenerateParams::default() };
+            assert_eq!(Sampler::new(&params).draw(&logits, &stats, 0.99), 1, "{temperature}");
+        }
+    }
 }

@@ -18,12 +18,14 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// Between 0 and 1.
+    /// Between 0 and 1. A prompt that holds masks makes `committed` negative at first.
     pub fn factor(self, committed: i64) -> f32 {
+        // Compared as what they are: a cast would make a huge number of tokens negative.
+        let over = |tokens: usize| usize::try_from(committed).is_ok_and(|committed| committed >= tokens);
         match self {
-            Self::Fixed => 1.0,
-            Self::HardCutoff { tokens } => f32::from(u8::from(committed < tokens as i64)),
-            Self::LinearDecay { tokens } => (1.0 - committed.max(0) as f32 / tokens.max(1) as f32).max(0.0),
+            Self::HardCutoff { tokens } | Self::LinearDecay { tokens } if over(tokens) => 0.0,
+            Self::Fixed | Self::HardCutoff { .. } => 1.0,
+            Self::LinearDecay { tokens } => 1.0 - committed.max(0) as f32 / tokens.max(1) as f32,
         }
     }
 }
@@ -42,5 +44,14 @@ mod tests {
     fn a_linear_decay_starts_full_and_ends_at_none() {
         let schedule = Schedule::LinearDecay { tokens: 4 };
         assert_eq!([-2, 0, 1, 2, 4, 9].map(|n| schedule.factor(n)), [1.0, 1.0, 0.75, 0.5, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_schedule_of_no_tokens_is_over_and_one_of_more_tokens_than_there_are_never_ends() {
+        for (tokens, factor) in [(0, 0.0), (1 << 63, 1.0), (usize::MAX, 1.0)] {
+            for schedule in [Schedule::HardCutoff { tokens }, Schedule::LinearDecay { tokens }] {
+                assert_eq!([0, 5].map(|n| schedule.factor(n)), [factor; 2], "{schedule:?}");
+            }
+        }
     }
 }

@@ -11,7 +11,6 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use steerling::attribute::Trace;
 use steerling::steer::Steering;
 use utoipa::ToSchema;
@@ -25,7 +24,7 @@ use super::{AppState, plan};
 use crate::auth::{self, Scope};
 use crate::engine::{Model, Ticket};
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::observe::RequestId;
 use crate::openapi::{AttributeEvent, Compute, Generation, Internal, NotReady};
 use crate::policy;
@@ -76,13 +75,14 @@ pub(crate) struct AttributeAnswer {
 pub(crate) async fn attribute(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
-    Json(mut body): Json<Map<String, Value>>,
+    mut body: Object,
 ) -> Result<Response, ApiError> {
-    if body.get("trace").is_none_or(Value::is_null) {
+    if body.fields().get("trace").is_none_or(|trace| trace.is_null()) {
         // Text is written.
         auth::require(&state.options.guard.keys, Scope::Generate)?;
     }
     let model = state.model()?;
+    let mut body = body.checked::<AttributeRequest>()?;
     let given: Vec<String> = body.keys().filter(|name| !FIELDS.contains(&name.as_str())).cloned().collect();
     request::set_defaults(&mut body);
     let (fields, request) = extract::split(body, FIELDS)?;

@@ -14,6 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::replay::{Replay, Stops};
 use crate::api::attribution::{AttributionRequest, check_guidance};
 use crate::api::generate::request::{GenerateRequest, Prepared};
+use crate::api::steering::Recipe;
 use crate::engine::Model;
 use crate::error::ApiError;
 use crate::extract::written_objects_only;
@@ -274,13 +275,21 @@ impl AttributeRequest {
             Some(concepts) => concepts.check("concepts", model, request.cfg_scale)?,
             None => check_guidance("inputs", request.cfg_scale)?,
         }
+        let mut unheeded = Vec::new();
+        if !chunks && concepts.is_none() {
+            unheeded.push("`chunks` has no effect without `concepts`".to_owned());
+        }
+        if inputs.as_ref().and_then(|inputs| inputs.positions.as_ref()).is_some_and(Vec::is_empty) {
+            unheeded.push("`inputs.positions` is empty: no token is a target".to_owned());
+        }
         let ask = Ask { inputs, chunks };
         if let Some(trace) = trace {
             if let Some(name) = given.iter().find(|name| ["prompt", "messages"].contains(&name.as_str())) {
                 return Err(ApiError::invalid(name.clone(), "either a trace or something to generate from, not both"));
             }
-            let unheeded = given.iter().filter(|name| !WITH_TRACE.contains(&name.as_str()));
-            let warnings = unheeded.map(|name| format!("`{name}` has no effect with a trace")).collect();
+            let no_use = given.iter().filter(|name| !WITH_TRACE.contains(&name.as_str()));
+            let mut warnings: Vec<String> = no_use.map(|name| format!("`{name}` has no effect with a trace")).collect();
+            warnings.append(&mut unheeded);
             let Recorded { trace, target_logits, mut stops, policies } = trace.read();
             trace.validate(&model.limits.canvas)?;
             stops.check(model).map_err(|error| error.within("trace"))?;
@@ -297,11 +306,13 @@ impl AttributeRequest {
                 inputs.check_gradients(model, trace.seq_length)?;
             }
             let recipe = request.steering.as_ref().map(|steering| steering.recipe(model)).transpose()?;
+            warnings.extend(recipe.iter().flat_map(Recipe::unheeded).cloned());
             let replay = Replay { trace, target_logits, recipe, concepts, stops, policies, warnings };
             return Ok(Wanted::Replay(Box::new(replay), ask));
         }
         request.attribution = concepts;
-        let prepared = request.prepare(model)?;
+        let mut prepared = request.prepare(model)?;
+        prepared.head.warnings.append(&mut unheeded);
         if let Some(inputs) = &ask.inputs {
             let (prompt, new) = (prepared.prompt().len(), prepared.head.start.max_new_tokens);
             inputs.check(prompt..prompt + new)?;

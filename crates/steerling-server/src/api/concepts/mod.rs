@@ -152,7 +152,7 @@ pub(crate) async fn list(State(state): State<AppState>, mut params: Params) -> R
     let model = with_concepts(&state)?;
     let query = params.text("q")?.filter(|query| !query.is_empty());
     let limit = params.count("limit", 10, MAX_LIMIT)?;
-    let offset = params.parsed("offset", "a whole number")?.unwrap_or(0);
+    let offset = params.integer("offset", 0..=usize::MAX)?.unwrap_or(0);
     let default = if query.is_some() { Filter::REFERENCE } else { Filter::default() };
     let filter = Filter {
         head: params.word("head")?.map_or(default.head, WhichHead::filter),

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::request::{Head, new_id};
 use crate::api::attribution::{Attribution, TokenBody};
+use crate::api::seed::Seed;
 use crate::engine::{Finished, Timings};
 
 /// Shown for a position that is not decided yet.
@@ -30,7 +31,7 @@ pub(crate) struct StartEvent {
     /// Denoising steps over all blocks; the most there can be under decoding methods without a number of steps.
     pub(crate) steps: usize,
     /// The seed, given or drawn.
-    pub(crate) seed: u64,
+    pub(crate) seed: Seed,
 }
 
 /// A block being unmasked, after a denoising step. It shows the whole block: a client keeps no state.
@@ -134,7 +135,7 @@ pub(crate) struct GenerateResult {
     pub(crate) finish_reason: FinishReason,
     /// The seed, given or drawn; null for a trace, which holds no draws.
     #[schema(required = true)]
-    pub(crate) seed: Option<u64>,
+    pub(crate) seed: Option<Seed>,
     /// All commits; null unless `return_trace`.
     #[schema(required = true)]
     trace: Option<Trace>,

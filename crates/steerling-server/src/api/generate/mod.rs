@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod decoding;
 pub(crate) mod request;
+pub(crate) mod warnings;
 
 use axum::Extension;
 use axum::extract::State;

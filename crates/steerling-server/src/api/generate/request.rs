@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::answer::StartEvent;
 use super::decoding::{AlignRequest, DecodingRequest};
 use crate::api::attribution::AttributionRequest;
+use crate::api::seed::Seed;
 use crate::api::steering::{Recipe, SteeringRequest};
 use crate::engine::{Model, Priority};
 use crate::error::ApiError;
@@ -19,11 +20,6 @@ use crate::extract::written_objects_only;
 use crate::openapi::NonEmpty;
 
 written_objects_only!(GenerateRequest, ChatMessage);
-
-/// Said in every answer of a model with random weights.
-pub(crate) const NOISE: &str = "this is a synthetic model with random weights: its text is noise";
-/// Drawn seeds are below this, so that clients whose numbers are doubles can hold them.
-pub(crate) const SEEDS: u64 = 1 << 53;
 
 /// A generation. Exactly one of `prompt` and `messages` is given.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -33,8 +29,9 @@ pub(crate) struct GenerateRequest {
     pub(crate) prompt: Option<Prompt>,
     /// A conversation, for checkpoints with the chat tokens.
     pub(crate) messages: Option<Vec<ChatMessage>>,
-    /// Positions to generate; with the prompt they fit into the context. The default is lowered to what fits.
-    #[schema(default = 1024, minimum = 1)]
+    /// Positions to generate; with the prompt they fit into the context. Null: 1024, or as many as the context has room
+    /// for.
+    #[schema(minimum = 1)]
     pub(crate) max_new_tokens: Option<usize>,
     /// Denoising steps, up to `max_new_tokens`, split over the blocks as evenly as possible. Null: one token a step. Only
     /// for decoding methods that have a number of steps: `confidence` and `lossless`.
@@ -56,7 +53,7 @@ pub(crate) struct GenerateRequest {
     #[schema(default = 0.0, minimum = 0, maximum = 100)]
     pub(crate) cfg_scale: f32,
     /// Same seed, same text, whatever else the server does. Null: drawn, and returned.
-    pub(crate) seed: Option<u64>,
+    pub(crate) seed: Option<Seed>,
     /// Generation ends after the block in which one of these ids stands; the text ends before it.
     #[schema(max_items = 64)]
     pub(crate) stop_tokens: Vec<u32>,
@@ -203,9 +200,9 @@ impl Prepared {
     }
 
     /// The same generation with other draws and a name of its own.
-    pub(crate) fn with_seed(&self, seed: u64) -> Self {
+    pub(crate) fn with_seed(&self, seed: Seed) -> Self {
         let mut other = self.clone();
-        other.params.seed = seed;
+        other.params.seed = seed.key();
         other.head.start.seed = seed;
         other.head.start.id = new_id();
         other
@@ -255,9 +252,9 @@ impl GenerateRequest {
             attribution.check("attribution", model, self.cfg_scale)?;
         }
         let spec = &model.limits.canvas;
-        let seed = self.seed.unwrap_or_else(|| rand::random_range(0..SEEDS));
+        let seed = self.seed.unwrap_or_else(Seed::draw);
         let prompt = self.prompt_ids(&model.tokenizer)?;
-        let params = self.params(seed, spec.context.saturating_sub(prompt.len()));
+        let params = self.params(seed.key(), spec.context.saturating_sub(prompt.len()));
         let canvas = Canvas::new(&prompt, params.clone(), spec)?;
         let start = StartEvent {
             id: new_id(),
@@ -269,8 +266,10 @@ impl GenerateRequest {
             steps: canvas.blocks().iter().map(|block| block.steps).sum(),
             seed,
         };
+        let mut warnings = self.warnings(model, &start);
+        warnings.extend(recipe.iter().flat_map(Recipe::unheeded).cloned());
         let head = Head {
-            warnings: self.warnings(model, &start),
+            warnings,
             start,
             model: model.clone(),
             return_trace: self.return_trace,
@@ -340,29 +339,6 @@ impl GenerateRequest {
                 EotRequest::Reference => EotMode::Reference,
             },
         }
-    }
-
-    fn warnings(&self, model: &Model, start: &StartEvent) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if model.info.synthetic {
-            warnings.push(NOISE.to_owned());
-        }
-        if self.max_new_tokens.is_none() && start.max_new_tokens < GenerateParams::default().max_new_tokens {
-            warnings.push(format!(
-                "`max_new_tokens` is {}: the context has {} positions, the prompt {} tokens",
-                start.max_new_tokens, model.limits.canvas.context, start.prompt_tokens
-            ));
-        }
-        if self.temperature.is_some() && self.use_entropy_sampling {
-            warnings.push("`temperature` has no effect while `use_entropy_sampling` is true".to_owned());
-        }
-        if let Some(steps) = self.steps.filter(|steps| *steps != start.steps) {
-            let (actual, blocks) = (start.steps, start.num_blocks);
-            warnings.push(format!(
-                "`steps` {steps} became {actual}: each of the {blocks} blocks takes at least one step, and at most one a position"
-            ));
-        }
-        warnings
     }
 }
 

@@ -4,7 +4,6 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -12,14 +11,14 @@ use super::choices::{Choice, Order, Plan};
 use super::common::{self, ChoiceExtra, Common, Head, RequestExtra, Usage};
 use super::error::Refusals;
 use super::logprobs::ChatLogprobs;
-use super::messages::{self, ChatTurn};
+use super::messages::{self, ChatTurn, Turn};
 use super::stream::{self, Piece};
 use super::{models, neutral};
-use crate::api::generate::request::{GenerateRequest, new_id};
+use crate::api::generate::request::{ChatMessage, GenerateRequest, new_id};
 use crate::api::respond::json;
 use crate::api::{self, AppState};
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::observe::RequestId;
 use crate::openapi::extended;
 
@@ -36,7 +35,7 @@ pub(crate) struct ChatBody;
 struct ChatRequest {
     /// The conversation so far.
     #[schema(value_type = Vec<ChatTurn>, min_items = 1)]
-    messages: Vec<Map<String, Value>>,
+    messages: Vec<Turn>,
     /// Positions to generate. Left out, 1024 or as many as the context has room for.
     #[schema(minimum = 1)]
     max_completion_tokens: Option<usize>,
@@ -156,13 +155,15 @@ struct ChatDelta {
 pub(crate) async fn chat_completions(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
-    Json(mut body): Json<Map<String, Value>>,
+    mut body: Object,
 ) -> Result<Response, ApiError> {
-    neutral::strip(&mut body, neutral::CHAT)?;
+    neutral::strip(body.fields(), neutral::CHAT)?;
+    messages::strip(body.fields())?;
+    let body = body.checked::<ChatBody>()?;
     let (common, request): (Common, ChatRequest) = extract::split(body, common::FIELDS)?;
     let ticket = state.admit(None)?;
     let model = state.model()?;
-    models::check(&model, common.model.as_deref())?;
+    models::check(&model, &common.model)?;
     let (stream, include_usage) = common.streaming()?;
     let order = request.order(common, stream)?;
     let places = state.places();
@@ -205,7 +206,7 @@ impl ChatRequest {
         if stream && logprobs {
             return Err(ApiError::unsupported("logprobs", "not with `stream: true`: they are read off the whole text"));
         }
-        let messages = messages::read(messages)?;
+        let messages = messages.into_iter().map(ChatMessage::from).collect();
         let shared = common.request(max_completion_tokens.or(max_tokens));
         Ok(Order {
             id: new_id().replace("gen-", "chatcmpl-"),

@@ -7,8 +7,9 @@ use steerling::score::{ScoreItem, TokenScore, TokenScoreJob};
 use super::common::{ChoiceExtra, Common, Head, RequestExtra, Usage};
 use super::models;
 use crate::api::AppState;
-use crate::api::generate::request::{GenerateRequest, Prepared, SEEDS};
+use crate::api::generate::request::{GenerateRequest, Prepared};
 use crate::api::lanes::{self, Opened};
+use crate::api::seed::Seed;
 use crate::api::states::check_length;
 use crate::api::steering::Recipe;
 use crate::engine::{Model, Ticket, WorkKind};
@@ -78,11 +79,16 @@ impl Order {
             );
             return Err(ApiError::invalid(if n > 1 { "n" } else { "prompt" }, message));
         }
-        let seed = self.common.seed.unwrap_or_else(|| rand::random_range(0..SEEDS));
+        let seed = self.common.seed.unwrap_or_else(Seed::draw);
+        let unheeded = |name: &str| format!("`{name}` has no effect: nothing is generated");
+        let warnings = match self.generates {
+            true => Vec::new(),
+            false => self.common.of_generations().into_iter().map(unheeded).collect(),
+        };
         let mut plan = Plan {
             head: Head { id: self.id, object: self.object, created: models::now(), model: model.info.name.clone() },
             model: model.clone(),
-            extra: RequestExtra { seed, warnings: Vec::new() },
+            extra: RequestExtra { seed, warnings },
             prompts: Vec::with_capacity(self.requests.len()),
             n,
             generations: Vec::with_capacity(choices),
@@ -114,7 +120,7 @@ impl Plan {
             }
         }
         self.prompts.push(prepared.prompt().to_vec());
-        let seeds = (0..self.n as u64).map(|i| self.extra.seed.wrapping_add(i));
+        let seeds = (0..self.n as u64).map(|i| self.extra.seed.plus(i));
         self.generations.extend(seeds.map(|seed| (None, prepared.with_seed(seed))));
         Ok(())
     }

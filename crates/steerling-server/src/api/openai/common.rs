@@ -8,6 +8,7 @@ use crate::api::generate::answer::{FinishReason, GenerateResult, TimingsBody, Us
 use crate::api::generate::decoding::DecodingRequest;
 use crate::api::generate::request::GenerateRequest;
 use crate::api::lanes::Ended;
+use crate::api::seed::Seed;
 use crate::api::steering::SteeringRequest;
 use crate::error::ApiError;
 use crate::extract::objects_only;
@@ -40,8 +41,8 @@ pub(super) const FIELDS: &[&str] = &[
 #[serde(deny_unknown_fields)]
 pub(super) struct Common {
     /// The model's name, or `steerling`.
-    #[schema(value_type = String, example = "steerling")]
-    pub(super) model: Option<String>,
+    #[schema(example = "steerling")]
+    pub(super) model: String,
     /// Choices for each prompt. The seed of a choice is that of the request plus its place among them.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     n: Option<usize>,
@@ -53,7 +54,7 @@ pub(super) struct Common {
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
     /// Same seed, same text, whatever else the server does. Left out, one is drawn and returned.
-    pub(super) seed: Option<u64>,
+    pub(super) seed: Option<Seed>,
     /// The text ends before the first of these strings, up to 8.
     stop: Option<Stop>,
     /// Answer with server-sent events.
@@ -145,6 +146,23 @@ impl Common {
         Ok((true, include_usage.unwrap_or(false)))
     }
 
+    /// What has no effect if nothing is to be generated.
+    pub(super) fn of_generations(&self) -> Vec<&'static str> {
+        let given = [
+            ("temperature", self.temperature.is_some()),
+            ("top_p", self.top_p.is_some()),
+            ("seed", self.seed.is_some()),
+            ("stop", self.stop.is_some()),
+            ("steering", self.steering.is_some()),
+            ("attribution", self.attribution.is_some()),
+            ("decoding", self.decoding.is_some()),
+            ("cfg_scale", self.cfg_scale.is_some()),
+            ("repetition_penalty", self.repetition_penalty.is_some()),
+            ("policy", self.policy.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
     /// The generation that all choices share, still without a prompt.
     pub(super) fn request(&self, max_new_tokens: Option<usize>) -> GenerateRequest {
         let usual = GenerateRequest::default();
@@ -164,6 +182,7 @@ impl Common {
             steering: self.steering.clone(),
             attribution: self.attribution,
             policy: self.policy.clone(),
+            seed: self.seed,
             ..usual
         }
     }
@@ -203,7 +222,7 @@ impl Usage {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct RequestExtra {
     /// The seed of the first choice of each prompt, given or drawn; the next ones count up.
-    pub(super) seed: u64,
+    pub(super) seed: Seed,
     /// What the client should know, such as a model whose text is noise.
     pub(super) warnings: Vec<String>,
 }
@@ -212,7 +231,7 @@ pub(super) struct RequestExtra {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChoiceExtra {
     /// This seed with `n: 1` gives this choice again.
-    pub(super) seed: Option<u64>,
+    pub(super) seed: Option<Seed>,
     /// Why the text ends where it does, more exactly than OpenAI's word.
     pub(super) finish_reason: FinishReason,
     /// The generated ids up to the end or the stop.
@@ -258,13 +277,13 @@ mod tests {
     #[test]
     fn a_given_temperature_turns_entropy_sampling_off_and_an_omitted_field_is_the_reference() {
         let request = |json: &str| serde_json::from_str::<Common>(json).expect("fields").request(Some(3));
-        let plain = request("{}");
+        let plain = request(r#"{"model": "x"}"#);
         let usual = GenerateRequest::default();
         assert_eq!(
             (plain.use_entropy_sampling, plain.top_p, plain.repetition_penalty),
             (true, usual.top_p, usual.repetition_penalty)
         );
-        let greedy = request(r#"{"temperature": 0, "stop": "x"}"#);
+        let greedy = request(r#"{"model": "x", "temperature": 0, "stop": "x"}"#);
         assert_eq!((greedy.use_entropy_sampling, greedy.temperature), (false, Some(0.0)));
         assert_eq!(greedy.stop, ["x"]);
     }

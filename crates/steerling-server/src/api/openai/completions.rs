@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::json;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -18,7 +18,7 @@ use crate::api::generate::request::{GenerateRequest, Prompt, new_id};
 use crate::api::respond::json;
 use crate::api::{self, AppState};
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::observe::RequestId;
 use crate::openapi::extended;
 
@@ -45,11 +45,39 @@ struct CompletionRequest {
     echo: Option<bool>,
     /// How likely the tokens of the text are from left to right, and so many of the likeliest ones in their places. Not
     /// with `stream`.
-    #[schema(maximum = 5)]
-    logprobs: Option<usize>,
+    logprobs: Option<TopLogprobs>,
     /// Only as many as `n`.
     best_of: Option<usize>,
 }
+
+/// A number of tokens, or `false` for no log-probabilities, as some clients of chats send it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum TopLogprobs {
+    Tokens(usize),
+    Wanted(bool),
+}
+
+impl TopLogprobs {
+    fn tokens(self) -> Option<usize> {
+        match self {
+            Self::Tokens(n) => Some(n),
+            Self::Wanted(wanted) => wanted.then_some(0),
+        }
+    }
+}
+
+impl PartialSchema for TopLogprobs {
+    fn schema() -> RefOr<Schema> {
+        let schema = json!({
+            "description": "So many of the likeliest tokens in each place; `false`, as null, for no log-probabilities.",
+            "oneOf": [{"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS}, {"type": "boolean", "enum": [false]}],
+        });
+        RefOr::T(serde_json::from_value(schema).expect("it is a schema"))
+    }
+}
+
+impl ToSchema for TopLogprobs {}
 
 impl PartialSchema for CompletionBody {
     fn schema() -> RefOr<Schema> {
@@ -128,13 +156,14 @@ struct Form {
 pub(crate) async fn completions(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
-    Json(mut body): Json<Map<String, Value>>,
+    mut body: Object,
 ) -> Result<Response, ApiError> {
-    neutral::strip(&mut body, neutral::COMPLETION)?;
+    neutral::strip(body.fields(), neutral::COMPLETION)?;
+    let body = body.checked::<CompletionBody>()?;
     let (common, request): (Common, CompletionRequest) = extract::split(body, common::FIELDS)?;
     let ticket = state.admit(None)?;
     let model = state.model()?;
-    models::check(&model, common.model.as_deref())?;
+    models::check(&model, &common.model)?;
     let (order, form) = request.order(common)?;
     let places = state.places();
     let mut plan = api::plan(&ticket, move || order.plan(&model, places)).await?;
@@ -158,15 +187,13 @@ impl CompletionRequest {
     fn order(self, common: Common) -> Result<(Order, Form), ApiError> {
         let Self { prompt, max_tokens, echo, logprobs, best_of } = self;
         let (n, (stream, include_usage)) = (common.n()?, common.streaming()?);
+        let logprobs = logprobs.and_then(TopLogprobs::tokens);
         let (echo, max_tokens) = (echo.unwrap_or(false), max_tokens.unwrap_or(MAX_TOKENS));
         if best_of.is_some_and(|best_of| best_of != n) {
             return Err(ApiError::unsupported(
                 "best_of",
                 format!("this server chooses none: leave it out, or send {n} as `n`"),
             ));
-        }
-        if let Some(logprobs) = logprobs.filter(|logprobs| *logprobs > MAX_LOGPROBS) {
-            return Err(ApiError::invalid("logprobs", format!("{logprobs} is outside 0..={MAX_LOGPROBS}")));
         }
         if stream && logprobs.is_some() {
             return Err(ApiError::unsupported("logprobs", "not with `stream: true`: they are read off the whole text"));

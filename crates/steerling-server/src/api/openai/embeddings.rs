@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -14,7 +14,7 @@ use crate::api::AppState;
 use crate::api::embed::{self, EmbedRequest, EmbedResult, Embedding, Encoding, Inputs, Kind, Pool};
 use crate::api::respond::json;
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::openapi::extended;
 
 /// A request to embed texts, with all fields of OpenAI's.
@@ -26,8 +26,7 @@ pub(crate) struct EmbeddingsBody;
 #[schema(example = json!({"model": "steerling-demo", "input": ["The chef stirred the soup."]}))]
 struct EmbeddingsRequest {
     /// The model's name, or `steerling`.
-    #[schema(value_type = String)]
-    model: Option<String>,
+    model: String,
     /// A text, a list of texts (up to 2048), token ids, or a list of lists of token ids. None may be empty.
     input: Input,
     /// How vectors are written; null is `float`.
@@ -85,13 +84,11 @@ struct EmbeddingUsage {
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", operation_id = "create_embeddings",
     request_body = EmbeddingsBody,
     responses((status = 200, description = "the embeddings", body = EmbeddingList), Refusals))]
-pub(crate) async fn embeddings(
-    State(state): State<AppState>,
-    Json(mut body): Json<Map<String, Value>>,
-) -> Result<Response, ApiError> {
-    neutral::strip(&mut body, neutral::EMBEDDING)?;
+pub(crate) async fn embeddings(State(state): State<AppState>, mut body: Object) -> Result<Response, ApiError> {
+    neutral::strip(body.fields(), neutral::EMBEDDING)?;
+    let body = body.checked::<EmbeddingsBody>()?;
     let EmbeddingsRequest { model, input, encoding_format, dimensions } = extract::read(Value::Object(body))?;
-    models::check(&*state.model()?, model.as_deref())?;
+    models::check(&*state.model()?, &model)?;
     let ticket = state.admit(None)?;
     let ours = if matches!(input, Input::Ids(_)) { "inputs[0]" } else { "inputs" };
     let request = EmbedRequest {

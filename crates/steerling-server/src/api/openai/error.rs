@@ -46,8 +46,25 @@ impl From<&ApiError> for OpenAiErrorBody {
             _ if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        let (message, param) = (error.message.clone(), error.param.clone());
+        let (message, param) = (message(error), error.param.clone());
         Self { error: OpenAiError { message, r#type, param, code: error.code } }
+    }
+}
+
+/// What went wrong. Clients with other models to fall back on look for OpenAI's words where a context is too short.
+fn message(error: &ApiError) -> String {
+    let length = |name: &str| error.details().and_then(|details| details[name].as_u64());
+    match (error.code, length("context"), length("prompt_tokens"), length("max_new_tokens")) {
+        (Code::ContextLengthExceeded, Some(context), Some(prompt), Some(new)) => format!(
+            "This model's maximum context length is {context} tokens. However, you requested {} tokens ({prompt} in the \
+             prompt, {new} to generate). Please reduce the length of the prompt or the number of tokens to generate.",
+            prompt.saturating_add(new)
+        ),
+        (Code::ContextLengthExceeded, Some(context), Some(prompt), None) => format!(
+            "This model's maximum context length is {context} tokens. However, your input has {prompt} tokens. Please \
+             reduce its length."
+        ),
+        _ => error.message.clone(),
     }
 }
 

@@ -8,7 +8,6 @@ use utoipa::{PartialSchema, ToSchema};
 use super::neutral;
 use crate::api::generate::request::ChatMessage;
 use crate::error::ApiError;
-use crate::extract;
 use crate::openapi::extended;
 
 /// A turn, with all fields of OpenAI's.
@@ -18,7 +17,7 @@ pub(super) struct ChatTurn;
 /// The fields that mean something here.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Turn {
+pub(super) struct Turn {
     /// `system`, `user` or `assistant`; `developer` is taken for `system`.
     #[schema(example = "user")]
     role: String,
@@ -34,14 +33,8 @@ enum Content {
     /// Whole.
     Text(String),
     /// Parts, each a text.
-    Parts(Vec<Part>),
+    Parts(Vec<TextPart>),
 }
-
-/// A part, read when it is known to be a text.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = TextPart)]
-struct Part(Map<String, Value>);
 
 /// A part of a text.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -63,39 +56,38 @@ impl ToSchema for ChatTurn {
     }
 }
 
-/// The turns as the model's template takes them.
+/// Takes what asks for nothing out of the turns of a body.
 ///
 /// # Errors
-/// If a turn holds something else than text.
-pub(super) fn read(messages: Vec<Map<String, Value>>) -> Result<Vec<ChatMessage>, ApiError> {
-    let turn = |(i, mut body): (usize, Map<String, Value>)| {
-        neutral::strip(&mut body, neutral::MESSAGE)
-            .and_then(|()| of(body))
-            .map_err(|error| error.within(&format!("messages[{i}]")))
-    };
-    messages.into_iter().enumerate().map(turn).collect()
+/// If a turn asks for something, or holds something else than text.
+pub(super) fn strip(body: &mut Map<String, Value>) -> Result<(), ApiError> {
+    let turns = body.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten().enumerate();
+    for (i, turn) in turns {
+        let Value::Object(turn) = turn else { continue };
+        let stripped = neutral::strip(turn, neutral::MESSAGE).and_then(|()| only_text(turn.get("content")));
+        stripped.map_err(|error| error.within(&format!("messages[{i}]")))?;
+    }
+    Ok(())
 }
 
-fn of(body: Map<String, Value>) -> Result<ChatMessage, ApiError> {
-    let Turn { role, content } = extract::read(Value::Object(body))?;
-    let role = if role == "developer" { "system".to_owned() } else { role };
-    let content = match content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?,
-    };
-    Ok(ChatMessage { role, content })
-}
-
-fn part((i, Part(body)): (usize, Part)) -> Result<String, ApiError> {
-    let param = format!("content[{i}]");
-    match body.get("type").and_then(Value::as_str) {
-        Some("text") => {
-            let TextPart::Text { text } =
-                extract::read(Value::Object(body)).map_err(|error: ApiError| error.within(&param))?;
-            Ok(text)
+fn only_text(content: Option<&Value>) -> Result<(), ApiError> {
+    for (i, part) in content.and_then(Value::as_array).into_iter().flatten().enumerate() {
+        if let Some(other) = part["type"].as_str().filter(|kind| *kind != "text") {
+            let message = format!("`{other}` is not supported: this model reads text");
+            return Err(ApiError::unsupported(&format!("content[{i}]"), message));
         }
-        Some(other) => Err(ApiError::unsupported(&param, format!("`{other}` is not supported: this model reads text"))),
-        None => Err(ApiError::invalid(format!("{param}.type"), "a string is needed: `text`")),
+    }
+    Ok(())
+}
+
+impl From<Turn> for ChatMessage {
+    fn from(Turn { role, content }: Turn) -> Self {
+        let role = if role == "developer" { "system".to_owned() } else { role };
+        let content = match content {
+            Content::Text(text) => text,
+            Content::Parts(parts) => parts.into_iter().map(|TextPart::Text { text }| text).collect(),
+        };
+        Self { role, content }
     }
 }
 
@@ -104,19 +96,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parsed(turn: Value) -> Result<Vec<ChatMessage>, ApiError> {
-        let Value::Object(turn) = turn else { panic!("not an object") };
-        read(vec![turn])
+    fn parsed(turn: &Value) -> Result<ChatMessage, ApiError> {
+        let mut body = json!({"messages": [turn]});
+        strip(body.as_object_mut().expect("an object"))?;
+        let turn: Turn = serde_json::from_value(body["messages"][0].take()).expect("a turn");
+        Ok(turn.into())
     }
 
     #[test]
     fn parts_are_put_together_and_an_assistants_answer_can_be_sent_back() {
         let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": " b"}]);
-        let turns = parsed(json!({"role": "developer", "content": parts})).expect("a turn");
-        assert_eq!((turns[0].role.as_str(), turns[0].content.as_str()), ("system", "a b"));
+        let turn = parsed(&json!({"role": "developer", "content": parts})).expect("a turn");
+        assert_eq!((turn.role.as_str(), turn.content.as_str()), ("system", "a b"));
         let answer =
             json!({"role": "assistant", "content": "x", "refusal": null, "tool_calls": null, "annotations": []});
-        assert!(parsed(answer).is_ok());
+        assert!(parsed(&answer).is_ok());
     }
 
     #[test]
@@ -124,14 +118,10 @@ mod tests {
         let image = json!([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]);
         for (turn, param) in [
             (json!({"role": "user", "content": image}), "messages[0].content[1]"),
-            (json!({"role": "user", "content": [{"text": "a"}]}), "messages[0].content[0].type"),
-            (json!({"role": "user", "content": [{"type": "text"}]}), "messages[0].content[0]"),
-            (json!({"role": "user", "content": null}), "messages[0].content"),
             (json!({"role": "user", "content": "a", "name": "x"}), "messages[0].name"),
             (json!({"role": "user", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls"),
-            (json!({"content": "a"}), "messages[0]"),
         ] {
-            let error = parsed(turn.clone()).expect_err(param);
+            let error = parsed(&turn).expect_err(param);
             assert_eq!(error.param.as_deref(), Some(param), "{turn}");
         }
     }

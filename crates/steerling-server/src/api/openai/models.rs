@@ -57,19 +57,13 @@ pub(super) fn now() -> u64 {
 }
 
 /// Refuses a request for another model.
-pub(super) fn check(model: &Model, name: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check(model: &Model, name: &str) -> Result<(), ApiError> {
     let served = &model.info.name;
-    match name {
-        Some(name) if name == served || name == ALIAS => Ok(()),
-        Some(name) => {
-            let message = format!("there is no model `{name}`: this server has `{served}`, also called `{ALIAS}`");
-            Err(ApiError::new(Code::ModelNotFound, message).or_param("model"))
-        }
-        None => Err(ApiError::invalid(
-            "model",
-            format!("a model is needed: `{served}`, or `{ALIAS}` for whatever is served"),
-        )),
+    if name == served || name == ALIAS {
+        return Ok(());
     }
+    let message = format!("there is no model `{name}`: this server has `{served}`, also called `{ALIAS}`");
+    Err(ApiError::new(Code::ModelNotFound, message).or_param("model"))
 }
 
 /// The models that requests may name.
@@ -83,8 +77,8 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<ModelList
 
 /// One model.
 ///
-/// By its name, or by the name `steerling`.
-#[utoipa::path(get, path = "/v1/models/{model}", tag = "openai", operation_id = "retrieve_model",
+/// By its name, or by the name `steerling`. A name may have slashes in it, escaped or not.
+#[utoipa::path(get, path = "/v1/models/{*model}", tag = "openai", operation_id = "retrieve_model",
     params(("model" = String, Path, description = "the model's name, or `steerling`")),
     responses((status = 200, description = "the model", body = ModelEntry), NotThere))]
 pub(crate) async fn show(
@@ -92,6 +86,6 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<ModelEntry>, ApiError> {
     let model = state.model()?;
-    check(&model, Some(&name))?;
+    check(&model, &name)?;
     Ok(Json(ModelEntry::from(&*model)))
 }

@@ -1,8 +1,8 @@
 //! Fields of OpenAI's without a meaning here: accepted where they ask for nothing, refused where they would change the
 //! answer, never ignored.
 
-use serde_json::{Map, Value};
-use utoipa::openapi::schema::{AdditionalProperties, SchemaType, Type};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 use crate::error::ApiError;
@@ -115,7 +115,7 @@ impl Takes {
             Self::Any(Kind::Bool) => value.is_boolean(),
             Self::Any(Kind::Object) => value.is_object(),
             // 0.0 is 0.
-            Self::Only(values) => values.iter().any(|allowed| match (json(allowed), value) {
+            Self::Only(values) => values.iter().any(|allowed| match (constant(allowed), value) {
                 (Value::Number(allowed), Value::Number(value)) => allowed.as_f64() == value.as_f64(),
                 (allowed, value) => allowed == *value,
             }),
@@ -137,34 +137,55 @@ impl Takes {
 
 impl Field {
     fn schema(&self) -> Schema {
-        let of_type = |of: Type| ObjectBuilder::new().schema_type(SchemaType::from_iter([of, Type::Null]));
-        let object = match self.takes {
-            Takes::Any(kind) => of_type(match kind {
-                Kind::Text => Type::String,
-                Kind::Bool => Type::Boolean,
-                Kind::Object => Type::Object,
-            })
-            .description(Some("Accepted, without effect.")),
-            Takes::Only(values) => {
-                let values = values.iter().map(|value| json(value)).chain([Value::Null]);
-                ObjectBuilder::new()
-                    .schema_type(SchemaType::AnyValue)
-                    .enum_values(Some(values))
-                    .description(Some("Not supported; accepted where it asks for nothing."))
-            }
+        let mut schema = match self.takes {
+            Takes::Any(kind) => json!({
+                "description": "Accepted, without effect.",
+                "type": [match kind { Kind::Text => "string", Kind::Bool => "boolean", Kind::Object => "object" }, "null"],
+            }),
+            Takes::Only(values) => exactly(&values.iter().map(|value| constant(value)).collect::<Vec<_>>()),
         };
-        Schema::Object(object.build())
+        if matches!(self.takes, Takes::Only(_)) {
+            schema["description"] = "Not supported; accepted where it asks for nothing.".into();
+        }
+        serde_json::from_value(schema).expect("it is a schema")
     }
 }
 
-fn json(text: &str) -> Value {
+/// A schema of these values and null. Generators of clients know no enumerations of objects and lists, so it says what
+/// such a value consists of.
+fn exactly(values: &[Value]) -> Value {
+    match values {
+        [] => json!({"type": "null"}),
+        [Value::Object(fields)] if fields.is_empty() => json!({"type": ["object", "null"], "maxProperties": 0}),
+        [Value::Object(fields)] => {
+            let properties: Map<String, Value> =
+                fields.iter().map(|(name, value)| (name.clone(), word(value))).collect();
+            let required: Vec<&String> = fields.keys().collect();
+            json!({
+                "type": ["object", "null"], "properties": properties, "required": required, "additionalProperties": false,
+            })
+        }
+        [Value::Array(list)] => {
+            let entry = list.first().map_or(json!({"type": "object"}), word);
+            json!({"type": ["array", "null"], "items": entry, "minItems": list.len(), "maxItems": list.len()})
+        }
+        [Value::Number(number)] => json!({"type": ["number", "null"], "minimum": number, "maximum": number}),
+        [Value::Bool(value)] => json!({"oneOf": [{"type": "boolean", "enum": [value]}, {"type": "null"}]}),
+        words => json!({"oneOf": [{"type": "string", "enum": words}, {"type": "null"}]}),
+    }
+}
+
+fn word(value: &Value) -> Value {
+    json!({"type": "string", "enum": [value]})
+}
+
+fn constant(text: &str) -> Value {
     serde_json::from_str(text).expect("a constant of this file")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn stripped(body: Value, fields: &[Field]) -> Result<Value, ApiError> {
         let Value::Object(mut body) = body else { panic!("not an object") };

@@ -10,7 +10,6 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use steerling::steer::Steering;
 use utoipa::ToSchema;
 
@@ -22,13 +21,13 @@ use super::steering::{EpsilonBody, Recipe, ScheduleBody};
 use super::{AppState, plan};
 use crate::engine::{Model, Ticket, WorkKind};
 use crate::error::ApiError;
-use crate::extract::{self, Json};
+use crate::extract::{self, Object};
 use crate::observe::RequestId;
 use crate::openapi::{Compute, Generation, Internal, NotReady, SteerEvent};
 use crate::stream::{self, StreamEvent, Tail};
 
 use effect::Effect;
-use request::{FIELDS, Kind, Plan, SteerRequest};
+use request::{FIELDS, Kind, Plan, SteerFields, SteerRequest};
 
 /// Tokens of a direction that are shown.
 const TOP_TOKENS: usize = 10;
@@ -146,11 +145,14 @@ struct ResolvedWeight {
 pub(crate) async fn steer(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
-    Json(body): Json<Map<String, Value>>,
+    body: Object,
 ) -> Result<Response, ApiError> {
     let model = state.model()?;
-    let (fields, request) = extract::split(body, FIELDS)?;
-    let request = SteerRequest { request, fields };
+    let body = body.checked::<SteerRequest>()?;
+    let names_controls = body.contains_key("controls");
+    let (fields, request): (SteerFields, _) = extract::split(body, FIELDS)?;
+    let names_no_controls = names_controls && fields.controls.random_concepts == 0;
+    let request = SteerRequest { request, fields, names_no_controls };
     let ticket = state.admit(request.request.timeout_ms)?;
     let streamed = request.request.stream;
     let governed = state.options.guard.policies.governed(request.request.policy.as_deref())?;

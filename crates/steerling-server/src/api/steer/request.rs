@@ -31,6 +31,8 @@ pub(super) const FIELDS: &[&str] = &["compare", "controls", "sweep"];
 pub(crate) struct SteerRequest {
     pub(super) request: GenerateRequest,
     pub(super) fields: SteerFields,
+    /// The body has `controls`, but none.
+    pub(super) names_no_controls: bool,
 }
 
 /// Other runs beside the steered one.
@@ -41,7 +43,7 @@ pub(super) struct SteerFields {
     #[schema(default = false)]
     compare: bool,
     /// Runs that tell the concept's effect from that of any push.
-    controls: Controls,
+    pub(super) controls: Controls,
     /// Multipliers of the targets, each a run.
     #[schema(max_items = 8, value_type = Vec<Multiplier>)]
     sweep: Vec<f32>,
@@ -56,11 +58,11 @@ pub(super) struct Multiplier(f32);
 /// Runs that tell the concept's effect from that of any push.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
-struct Controls {
+pub(super) struct Controls {
     /// Runs of the same recipe with random steerable known concepts, which follow from the seed. None of them is a concept
     /// that the request or a policy acts on.
     #[schema(default = 0, maximum = 8)]
-    random_concepts: usize,
+    pub(super) random_concepts: usize,
 }
 
 impl PartialSchema for SteerRequest {
@@ -118,8 +120,19 @@ impl SteerRequest {
         if self.request.steering.is_none() {
             return Err(ApiError::invalid("steering", "steering is needed; /generate does without"));
         }
-        let steered = self.request.prepare(model)?;
+        let mut steered = self.request.prepare(model)?;
         let recipe = steered.recipe.clone().ok_or_else(ApiError::internal)?;
+        let warnings = &mut steered.head.warnings;
+        if random_concepts > 0 {
+            // The concepts of the controls are drawn by it.
+            warnings.retain(|warning| !warning.starts_with("`seed`"));
+        }
+        if !sweep.is_empty() && !recipe.has_targets() {
+            warnings.push("`sweep` has no effect: it multiplies targets, and this steering has none".to_owned());
+        }
+        if self.names_no_controls {
+            warnings.push("`controls` has no effect: it asks for 0 runs".to_owned());
+        }
         let mut kinds = vec![Kind::Steered];
         let mut lanes = vec![(Some("steered".to_owned()), steered.clone())];
         let mut add = |kind: Kind, name: String, recipe: Option<Recipe>| {
@@ -130,7 +143,7 @@ impl SteerRequest {
             add(Kind::Default, "default".to_owned(), None);
         }
         let named = recipe.named();
-        let drawn = draw(&model.catalog, &recipe, governed, (random_concepts, steered.head.start.seed))?;
+        let drawn = draw(&model.catalog, &recipe, governed, (random_concepts, steered.head.start.seed.key()))?;
         for (i, concepts) in drawn.into_iter().enumerate() {
             let by: HashMap<u32, u32> = named.iter().copied().zip(concepts.iter().copied()).collect();
             add(Kind::Control(concepts), format!("control-{i}"), Some(recipe.replaced(&by)));

@@ -41,8 +41,8 @@ pub(crate) struct GenerateArgs {
     /// Classifier-free guidance; 0 is off
     #[arg(long, value_name = "SCALE", default_value_t = 0.0, allow_negative_numbers = true)]
     cfg_scale: f32,
-    /// Key of all random draws [default: drawn, and printed]
-    #[arg(long)]
+    /// Key of all random draws, an integer of 64 bits with a sign or without [default: drawn, and printed]
+    #[arg(long, allow_negative_numbers = true, value_parser = seed)]
     seed: Option<u64>,
     /// End after the block with this token id, the text before it; repeatable
     #[arg(long = "stop-token", value_name = "ID", value_delimiter = ',')]
@@ -185,4 +185,10 @@ impl GenerateArgs {
             },
         }
     }
+}
+
+/// A seed as requests write it: a negative one is the key of its two's complement.
+fn seed(text: &str) -> Result<u64, String> {
+    let signed = text.parse::<i64>().map(|seed| seed as u64);
+    signed.or_else(|_| text.parse()).map_err(|_| format!("`{text}` is no integer of 64 bits"))
 }
