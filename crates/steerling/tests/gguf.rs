@@ -97,7 +97,7 @@ fn answers_in_bfloat16_are_close_to_those_in_float32() {
 
 /// That the memory told beforehand is what loading takes, and what `weights` are said to be.
 fn check_memory(path: &Path, dtype: DtypeChoice, form: &str) {
-    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 64 << 20 };
+    let options = RuntimeOptions { device: DeviceChoice::Cpu, dtype, kv_bytes: 64 << 20, ..RuntimeOptions::default() };
     let compute = options.compute().unwrap();
     let needs = MemoryNeeds::of(&Checkpoint::open(path).unwrap(), &compute);
     let runtime = runtime(path, dtype);
