@@ -217,7 +217,8 @@ fn explain(runtime: &mut Runtime, trace: &Trace) -> Vec<InputAttribution> {
 #[test]
 fn gradients_take_what_is_said_before_they_are_computed() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let forms: [(&str, fn(&mut Config)); 3] = [
+    type Form = fn(&mut Config);
+    let forms: [(&str, Form); 3] = [
         ("as released", |_| ()),
         ("norms first, biases, gelu", |config| {
             (config.norm_order, config.use_bias, config.mlp) = (NormOrder::Pre, true, MlpKind::Gelu);
