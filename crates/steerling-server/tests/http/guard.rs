@@ -123,7 +123,8 @@ async fn a_key_that_may_only_explain_writes_no_text() {
         assert_ne!(ask(key, "/attribute", &json!({"trace": trace})).await.status(), 403);
     }
     // A trace beside a prompt is no way around: it is refused for what it is.
-    let (status, error) = refusal(ask(&explain, "/attribute", &json!({"trace": trace, "prompt": "a"})).await).await;
+    let both_given = json!({"trace": trace, "prompt": "a", "concepts": null, "inputs": {"method": "occlusion"}});
+    let (status, error) = refusal(ask(&explain, "/attribute", &both_given).await).await;
     assert_eq!((status, &error["param"]), (422, &json!("prompt")));
     for path in ["/generate", "/steer", "/v1/completions", "/v1/chat/completions"] {
         assert_eq!(ask(&explain, path, &json!({"prompt": "a"})).await.status(), 403, "{path}");

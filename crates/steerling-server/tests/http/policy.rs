@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::examples::demo_with;
-use crate::support::{Server, configured, golden, nano_catalog, options, refusal};
+use crate::support::{Server, configured, golden, options, refusal};
 use serde_json::{Value, json};
 use steerling_server::ServeError;
 use steerling_server::auth::new_key;
@@ -66,23 +66,22 @@ async fn a_request_can_neither_undo_a_policy_nor_name_one_that_is_not_there() {
     assert_eq!((status, &error["param"]), (422, &json!("policy")));
 }
 
-/// A group of the recorded model with at least three concepts.
-fn group() -> Vec<u32> {
-    let catalog = nano_catalog();
-    catalog.iter().map(|concept| catalog.group(concept.id)).find(|group| group.len() > 2).expect("a group")
+/// The ids of the group of "Pirate speech" in the demo model, which begin with its own.
+async fn voices(server: &Server) -> Vec<u64> {
+    let group: Value = server.get("/concepts/Pirate%20speech/group").await.json().await.unwrap();
+    let ids: Vec<u64> = group["items"].as_array().unwrap().iter().map(|c| c["id"].as_u64().unwrap()).collect();
+    assert!(ids.len() > 1, "{group}");
+    ids
 }
 
 #[tokio::test]
 async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
-    let (group, catalog) = (group(), nano_catalog());
-    let focal = group[0];
-    let free =
-        catalog.iter().map(|concept| concept.id).find(|id| catalog.group(*id).iter().all(|id| !group.contains(id)));
-    let free = free.unwrap();
-    let toml = format!("[policies.p]\nsteering = {{ suppress = [{{ concept = {focal} }}], force = true }}\n");
-    let server = Server::nano(configured(&toml, by_default("p"))).await;
+    let toml = "[policies.p]\nsteering = { suppress = [{ concept = { name = 'Pirate speech' } }] }\n";
+    let server = demo_with(configured(toml, by_default("p"))).await;
+    let group = voices(&server).await;
+    let free = json!({"name": "Space"});
     let mut ways = Vec::new();
-    for governed in [focal, group[1], *group.last().unwrap()] {
+    for governed in [group[0], group[1], *group.last().unwrap()] {
         ways.extend([
             json!({"amplify": [{"concept": governed}]}),
             json!({"amplify": [{"concept": free}, {"concept": governed, "target": 0}]}),
@@ -101,13 +100,13 @@ async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
         for path in ["/generate", "/attribute", "/steer"] {
             let (status, error) = refusal(server.post(path, &body).await).await;
             assert_eq!((status, &error["code"]), (422, &json!("refused_by_policy")), "{path} {way} {error}");
-            assert!(group.contains(&(error["details"]["concept"].as_u64().unwrap() as u32)), "{error}");
+            assert!(group.contains(&error["details"]["concept"].as_u64().unwrap()), "{error}");
         }
         body["stream"] = json!(true);
         body["sweep"] = json!([0.0]);
         body["compare"] = json!(true);
         assert_eq!(refusal(server.post("/steer", &body).await).await.1["code"], "refused_by_policy");
-        let openai = json!({"prompt": "261 3", "max_tokens": 2, "steering": steering});
+        let openai = json!({"model": "steerling", "prompt": "261 3", "max_tokens": 2, "steering": steering});
         let answer: Value = server.post("/v1/completions", &openai).await.json().await.unwrap();
         assert_eq!(answer["error"]["code"], "refused_by_policy", "{way}");
     }
@@ -117,9 +116,9 @@ async fn no_way_to_steer_reaches_a_concept_of_a_policy() {
 
 #[tokio::test]
 async fn a_group_does_not_reach_a_concept_of_a_policy() {
-    let group = group();
-    let toml = format!("[policies.p]\nsteering = {{ amplify = [{{ concept = {} }}], force = true }}\n", group[0]);
-    let server = Server::nano(configured(&toml, by_default("p"))).await;
+    let toml = "[policies.p]\nsteering = { amplify = [{ concept = { name = 'Pirate speech' } }] }\n";
+    let server = demo_with(configured(toml, by_default("p"))).await;
+    let group = voices(&server).await;
     for (way, refused) in [
         (json!({"amplify": [{"concept": group[1], "group": true}]}), true),
         (json!({"suppress": [{"concept": group[1]}]}), true),
@@ -142,9 +141,7 @@ async fn no_control_is_a_concept_of_a_policy_whatever_the_seed() {
                 [policies.sober]\nsteering = { set_weights = [{ concept = { name = 'Weather' }, weight = 0 }] }\n";
     let options = ServiceOptions { max_batch: 9, max_queue: 0, ..configured(toml, by_default("calm")) };
     let server = demo_with(options).await;
-    let group: Value = server.get("/concepts/Pirate%20speech/group").await.json().await.unwrap();
-    let mut governed: Vec<Value> = group["items"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect();
-    assert!(governed.len() > 1, "{group}");
+    let mut governed: Vec<Value> = voices(&server).await.into_iter().map(Value::from).collect();
     let weather: Value = server.get("/concepts/Weather").await.json().await.unwrap();
     governed.push(weather["id"].clone());
     let mut drawn = Vec::new();
