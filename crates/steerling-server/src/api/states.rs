@@ -40,22 +40,27 @@ where
     let mut job: Option<EmbedJob> = None;
     let mut found = Vec::with_capacity(queue.len());
     move |runtime: &mut Runtime| {
-        let Some(running) = &mut job else {
-            let mut group: Vec<Vec<u32>> = Vec::new();
-            let mut tokens = 0;
-            while let Some(text) = queue.pop_front_if(|text| group.is_empty() || tokens + text.len() <= TOKENS) {
-                tokens += text.len();
-                group.push(text);
+        let running = match &mut job {
+            Some(running) => running,
+            none => {
+                let mut group: Vec<Vec<u32>> = Vec::new();
+                let mut tokens = 0;
+                while let Some(text) = queue.pop_front_if(|text| group.is_empty() || tokens + text.len() <= TOKENS) {
+                    tokens += text.len();
+                    group.push(text);
+                }
+                if group.is_empty() {
+                    return Ok(Some(Vec::new()));
+                }
+                none.insert(EmbedJob::new(group, pooling)?)
             }
-            if group.is_empty() {
-                return Ok(Some(std::mem::take(&mut found)));
-            }
-            job = Some(EmbedJob::new(group, pooling)?);
-            return Ok(None);
         };
         if let Some(states) = running.advance(runtime)? {
             job = None;
             found.extend(reduce(&states, runtime)?);
+            if queue.is_empty() {
+                return Ok(Some(std::mem::take(&mut found)));
+            }
         }
         Ok(None)
     }
