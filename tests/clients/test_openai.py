@@ -130,7 +130,7 @@ def test_what_changes_a_chat_and_is_not_supported_is_refused_by_name(chat, clien
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logit_bias": {"5": 10}}, "logit_bias"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"messages": [{"role": "user", "content": [image]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [image]}]}, "messages[0].content[0].type"),
         ({"extra_body": {"top_k": 5}}, "top_k"),
     ]:
         with pytest.raises(openai.BadRequestError) as refused:

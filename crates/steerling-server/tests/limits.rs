@@ -135,7 +135,7 @@ fn what_would_make_a_server_that_answers_nothing_is_refused_with_the_limit() {
         ("--max-body-bytes", "0", "the minimum of 1024"),
         ("--max-header-bytes", "8191", "the minimum of 8192"),
         ("--max-rows", "0", "the minimum of 1"),
-        ("--max-rows", "16", "for this model"),
+        ("--max-rows", "15", "for this model"),
         ("--kv-cache-mib", "0", "one sequence of the whole context needs"),
         ("--timeout-seconds", "-5", "the minimum of 0.001"),
         ("--timeout-seconds", "18446744073709551615", "the maximum of 3200000000"),

@@ -84,8 +84,8 @@ fn the_usual_file_is_read_where_it_lies_and_what_is_wrong_in_a_file_is_told_with
         ("cors_origins = 'example.org'", "neither `*` nor an origin"),
         ("allowed_hosts = ['localhost', 'http://example.org']", "without scheme and port"),
         ("max_connections = 0", "0 is below the minimum of 1"),
-        ("body_timeout_seconds = 0", "0 is not above 0"),
-        ("write_timeout_seconds = -1", "-1 is outside"),
+        ("body_timeout_seconds = 0", "0 is below the minimum of 0.001"),
+        ("write_timeout_seconds = -1", "-1 is below the minimum of 0.001"),
     ] {
         std::fs::write(&usual, content).unwrap();
         for command in ["serve", "config"] {

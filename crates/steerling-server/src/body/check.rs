@@ -4,7 +4,7 @@ use serde_json::{Number, Value};
 
 use super::shape::{Field, Shape};
 use crate::error::{ApiError, Code};
-use crate::nearest::{cut, listed, nearest, not_one_of, unknown};
+use crate::nearest::{cut, listed, not_one_of, unknown};
 
 /// What is wrong with a value, and where.
 #[derive(Debug, PartialEq)]
@@ -217,9 +217,10 @@ fn by_key<'a>(objects: &[&'a Shape], value: &Value) -> Result<&'a Shape, Fault> 
 
 fn unknown_field(name: &str, fields: &[Field]) -> Fault {
     let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-    let message = match (nearest(name, known.iter().copied()), deeper(name, fields)) {
-        (None, Some(path)) => format!("unknown field `{name}`; did you mean `{path}`?"),
-        _ => unknown("field", name, &known),
+    // The right name at the wrong level is a likelier slip than a wrong name.
+    let message = match deeper(name, fields) {
+        Some(path) => format!("unknown field `{name}`; did you mean `{path}`?"),
+        None => unknown("field", name, &known),
     };
     Fault::new(message).field(name)
 }

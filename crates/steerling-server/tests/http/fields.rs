@@ -318,7 +318,8 @@ async fn the_extremes_of_every_number_are_answered_or_refused_by_name() {
             let place = format!("{} {} {number}: {status} {param} {message}", field.operation, field.path);
             let named = param == field.path;
             assert!(!beyond.contains(&number) || (named && status == field.refused()), "{place}");
-            assert!(status == 200 || status == 504 || !param.is_empty(), "{place}");
+            // More variants than there are slots are turned away.
+            assert!([200, 429, 504].contains(&status) || !param.is_empty(), "{place}");
         }
     }
 }

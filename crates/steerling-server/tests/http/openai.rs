@@ -421,7 +421,7 @@ async fn what_would_change_the_answer_is_refused_by_name_and_the_harmless_is_acc
         (&chat, "reasoning_effort", json!("high"), "reasoning_effort"),
         (&chat, "top_logprobs", json!(2), "top_logprobs"),
         (&chat, "top_logprobs", json!(21), "top_logprobs"),
-        (&chat, "messages", image, "messages[0].content[0]"),
+        (&chat, "messages", image, "messages[0].content[0].type"),
         (&chat, "prompt", json!("a"), "prompt"),
         (&chat, "unheard_of", json!(1), "unheard_of"),
         // This checkpoint has no chat tokens.

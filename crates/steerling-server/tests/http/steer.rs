@@ -212,7 +212,7 @@ async fn bad_steering_is_refused_by_field_before_the_stream_begins() {
             "steering.amplify[0].inject_layer",
         ),
         (json!({"inject": [{"concepts": [], "target": 1}]}), "invalid_request", "steering.inject[0].concepts"),
-        (json!({"amplify": [{"concept": {"head": "known"}}]}), "invalid_request", "steering.amplify[0].concept"),
+        (json!({"amplify": [{"concept": {"head": "known"}}]}), "invalid_request", "steering.amplify[0].concept.head"),
         (json!({"amplify": [{"concept": id, "strength": 1}]}), "invalid_request", "steering.amplify[0].strength"),
         (json!({}), "invalid_request", "steering"),
     ];

@@ -74,7 +74,7 @@ fn only_text(content: Option<&Value>) -> Result<(), ApiError> {
     for (i, part) in content.and_then(Value::as_array).into_iter().flatten().enumerate() {
         if let Some(other) = part["type"].as_str().filter(|kind| *kind != "text") {
             let message = format!("`{other}` is not supported: this model reads text");
-            return Err(ApiError::unsupported(&format!("content[{i}]"), message));
+            return Err(ApiError::unsupported(&format!("content[{i}].type"), message));
         }
     }
     Ok(())
