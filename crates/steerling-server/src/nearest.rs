@@ -3,16 +3,25 @@
 /// How alike two names must be, from 0 to 1, for one to be suggested for the other.
 const ALIKE: f64 = 0.65;
 
+/// How alike a name and its slip are: a letter or two in a word.
+const SLIP: f64 = 0.8;
+
 /// The known name that `name` is likely to be a slip of.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let name = plain(name);
-    let score = |other: &str| {
-        let other = plain(other);
-        // Typing errors, and parts that are left out or added at the end: `top_token`, `max_tokens`.
-        strsim::normalized_damerau_levenshtein(&name, &other).max(strsim::jaro_winkler(&name, &other) - 0.15)
-    };
-    let scored = known.into_iter().map(|other| (score(other), other));
+    let scored = known.into_iter().map(|other| (likeness(name, other), other));
     scored.filter(|(score, _)| *score >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
+}
+
+/// Whether `name` differs from one of the known names by hardly more than a typing error.
+pub(crate) fn is_slip(name: &str, known: &[&str]) -> bool {
+    known.iter().any(|other| likeness(name, other) >= SLIP)
+}
+
+/// From 0 to 1, without case and separators.
+fn likeness(name: &str, other: &str) -> f64 {
+    let (name, other) = (plain(name), plain(other));
+    // Typing errors, and parts that are left out or added at the end: `top_token`, `max_tokens`.
+    strsim::normalized_damerau_levenshtein(&name, &other).max(strsim::jaro_winkler(&name, &other) - 0.15)
 }
 
 /// What is said of a name that is not known: the nearest one, or all if they are few.

@@ -4,7 +4,7 @@ use serde_json::{Number, Value};
 
 use super::shape::{Field, Shape};
 use crate::error::{ApiError, Code};
-use crate::nearest::{cut, listed, not_one_of, unknown};
+use crate::nearest::{cut, is_slip, listed, not_one_of, unknown};
 
 /// What is wrong with a value, and where.
 #[derive(Debug, PartialEq)]
@@ -217,8 +217,8 @@ fn by_key<'a>(objects: &[&'a Shape], value: &Value) -> Result<&'a Shape, Fault> 
 
 fn unknown_field(name: &str, fields: &[Field]) -> Fault {
     let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-    // The right name at the wrong level is a likelier slip than a wrong name.
-    let message = match deeper(name, fields) {
+    // The right name at the wrong level is a likelier slip than a name that is only somewhat alike.
+    let message = match deeper(name, fields).filter(|_| !is_slip(name, &known)) {
         Some(path) => format!("unknown field `{name}`; did you mean `{path}`?"),
         None => unknown("field", name, &known),
     };
@@ -243,7 +243,7 @@ fn deeper(name: &str, fields: &[Field]) -> Option<String> {
 }
 
 fn missing(shape: &Shape) -> Fault {
-    Fault::new(format!("{} is needed", shape.expected()))
+    Fault::new(format!("this field is required: {}", shape.expected()))
 }
 
 /// A number as an integer within bounds. As in JSON Schema, `8.0` and `1e2` are integers.

@@ -55,7 +55,7 @@ pub(crate) enum SteerEvent {
     /// Why the tokens of the `block` of this lane before were committed, if attribution is asked for.
     Attribution(LaneAttribution),
     /// The whole result of a run.
-    Done(LaneDone),
+    Done(Box<LaneDone>),
     /// What was steered by, and what it did. Its `lane` is null.
     Summary(LaneSummary),
     /// It has failed. Nothing follows.

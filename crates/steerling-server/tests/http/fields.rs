@@ -113,7 +113,7 @@ impl Document {
         }
         let Field { operation, path, schema, body, .. } = &field;
         let inner = |path: String, schema: &Value, alternative: bool, body: Rc<dyn Fn(Value) -> Value>| Field {
-            operation: *operation,
+            operation,
             path,
             schema: self.resolved(schema),
             alternative,

@@ -156,6 +156,7 @@ async fn a_slip_below_the_top_and_a_field_of_another_level_are_found() {
         ("/attribute", json!({"inputs": {"methd": "occlusion"}}), "inputs.methd", "method"),
         ("/generate", json!({"max_tokens": 1}), "max_tokens", "max_new_tokens"),
         ("/generate", json!({"topP": 1}), "topP", "top_p"),
+        ("/attribute", json!({"concept": {}}), "concept", "concepts"),
         ("/generate", json!({"top_known": 1}), "top_known", "attribution.top_known"),
         ("/steer", json!({"cutoff_tokens": 1}), "cutoff_tokens", "steering.amplify[].cutoff_tokens"),
         ("/generate", json!({"decoding": {"method": "factr", "factor": 1}}), "decoding.method", "factor"),

@@ -60,7 +60,9 @@ fn stop_tokens_the_end_of_the_turn_and_the_last_position_end_the_text() {
     let special = *tokenizer.special();
     let eot = special.chat.unwrap().eot;
     let (mask, eos, chunk) = (special.mask, special.eos, special.endofchunk);
-    let cases: [(&[u32], &[u32], &[u32], usize, FinishReason); 5] = [
+    /// Generated ids and stop tokens; returned ids, the end, and its reason.
+    type Case<'a> = (&'a [u32], &'a [u32], &'a [u32], usize, FinishReason);
+    let cases: [Case; 5] = [
         (&[64, chunk, 65], &[], &[64, chunk, 65], 3, FinishReason::Length),
         (&[64, 65, 66], &[65], &[64], 1, FinishReason::StopToken),
         (&[64, eot, eos, eos], &[], &[64], 1, FinishReason::Eot),
