@@ -117,7 +117,7 @@ mod tests {
     fn what_is_no_text_is_refused_where_it_stands() {
         let image = json!([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]);
         for (turn, param) in [
-            (json!({"role": "user", "content": image}), "messages[0].content[1]"),
+            (json!({"role": "user", "content": image}), "messages[0].content[1].type"),
             (json!({"role": "user", "content": "a", "name": "x"}), "messages[0].name"),
             (json!({"role": "user", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls"),
         ] {
