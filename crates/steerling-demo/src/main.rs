@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            // Where nobody reads it, the status alone tells.
+            // If standard error is closed, only the exit status is left.
             _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }

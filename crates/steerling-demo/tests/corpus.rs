@@ -34,7 +34,7 @@ fn documents_are_written_one_a_line_with_the_labels_of_each_sentence() {
     assert_eq!(lines, 5);
 }
 
-/// More documents than anybody could wait for, to a pipe that nobody reads.
+/// Far more documents than fit a pipe, written to one whose reader has left.
 #[test]
 fn a_reader_that_leaves_ends_the_command_quietly() {
     let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("steerling-demo"));

@@ -188,7 +188,7 @@ fn hosts_are_addresses_and_names() {
         let Start::Ended(_, log) = start(&flags) else { panic!("{flags:?} is served") };
         assert!(log.contains(named) && log.contains("neither an IP address nor a host name"), "{log}");
     }
-    // 192.0.2.0/24 is nobody's.
+    // 192.0.2.0/24 is reserved for documentation.
     let Start::Ended(code, log) = start(&["--host", "192.0.2.1", "--port", "0"]) else { panic!("it is served") };
     assert!(code == Some(1) && log.contains("listening on 192.0.2.1, port 0 (--host, --port)"), "{log}");
 }

@@ -15,7 +15,7 @@ fn steerling(args: &[&str]) -> Command {
     command
 }
 
-/// A pipe that nobody reads.
+/// A pipe whose reader has left.
 fn closed() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
@@ -102,7 +102,7 @@ fn every_command_ends_quietly_when_its_reader_has_left() {
 
 /// A key that was not seen must not stand in a configuration either.
 #[test]
-fn the_table_of_a_key_that_nobody_has_seen_is_not_printed() {
+fn the_table_of_a_key_is_printed_only_with_the_key() {
     assert!(run_with_closed(&["key", "alice"], &["stderr"]).stdout.is_empty());
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn run(KeyArgs { name, scopes }: &KeyArgs) -> anyhow::Result<()> {
     let (key, sha256) = new_key();
     let scopes = if scopes.is_empty() { &Scope::ALL } else { &scopes[..] };
     let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    // A table of a key that nobody has seen is of no use.
+    // The table is useless if the key itself could not be shown.
     if emit_to_stderr(&format!("{key}\n"))? == Reader::Gone {
         return Ok(());
     }

@@ -192,7 +192,7 @@ mod tests {
         let ports = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
             listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
         };
-        // All of 127.0.0.0/8 is loopback on Linux; 192.0.2.0/24 is nobody's.
+        // All of 127.0.0.0/8 is loopback on Linux; 192.0.2.0/24 is reserved for documentation.
         let listeners = listen_on(&[at("127.0.0.1:0"), at("192.0.2.1:0"), at("127.0.0.2:0")]).await.unwrap();
         let found = ports(&listeners);
         assert_eq!(found.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>(), ["127.0.0.1", "127.0.0.2"]);

@@ -75,7 +75,7 @@ async fn slots_are_held_until_work_and_answer_have_dropped_them() {
 }
 
 #[tokio::test]
-async fn whoever_reads_the_answer_finds_the_place_free() {
+async fn the_slot_is_free_once_the_answer_is_read() {
     let engine = engine(EngineOptions { max_batch: 1, max_queue: 0, ..options() }, 64).await;
     for _ in 0..100 {
         let ticket = engine.admit(later()).expect("the slot is free");

@@ -31,7 +31,7 @@ pub(super) fn describe(document: &mut OpenApi) {
     }
 }
 
-/// The key that the operations of a path need, and how they refuse whoever has none.
+/// The key that the operations of a path need, and how they reject a request without it.
 fn of(path: &str) -> (Vec<SecurityRequirement>, Vec<Refusal>) {
     let foreign =
         ("the server has no API keys, and the request is for a host that it does not answer to", foreign_host());

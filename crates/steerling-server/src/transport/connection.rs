@@ -1,4 +1,4 @@
-//! A connection that ends when it has had no request for too long, or when nobody takes what it has to write.
+//! A connection that ends when it has had no request for too long, or when its client reads none of what is written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -25,7 +25,7 @@ const DISCARDING: Duration = Duration::from_secs(30);
 #[error("the body of the request did not arrive within {} s", .0.as_secs_f64())]
 pub(crate) struct BodyTimeout(pub(crate) Duration);
 
-/// A body that fails after a while, and is read to its end even if nobody wants it.
+/// A body that fails after a while, and is discarded to its end if the handler drops it.
 pub(super) struct RequestBody {
     /// Taken when it has ended, or to be discarded.
     body: Option<Body>,

@@ -112,7 +112,7 @@ export function fromFragment(fragment) {
   try {
     const binary = atob(fragment.replaceAll("-", "+").replaceAll("_", "/"));
     const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
-    // Consent is not for others to give: whoever opens the link is asked.
+    // A link cannot give consent: the person who opens it is asked.
     const raw = JSON.parse(new TextDecoder().decode(bytes), (name, value) => (name === "force" ? undefined : value));
     return raw !== null && typeof raw === "object" ? normalize(raw) : null;
   } catch {

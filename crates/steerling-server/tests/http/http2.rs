@@ -70,7 +70,7 @@ async fn streams_share_a_connection_and_one_that_is_reset_frees_its_generation()
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_reads_is_given_up_and_its_neighbours_go_on() {
+async fn a_stream_without_a_reader_is_given_up_and_its_neighbours_go_on() {
     let guard = GuardOptions { write_timeout: Duration::from_millis(700), ..Default::default() };
     let server = Server::start(ServiceOptions { guard, ..options() }, slow()).await;
     let mut client = connect(&server, 600).await;

@@ -220,7 +220,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// In which order the canvases of a step take their rows. Those past their prompts come first, whoever has waited
+    /// In which order the canvases of a step take their rows. Those past their prompts come first, those that have waited
     /// longest before the others; prompts come in the order of the batch, and first in every other step if those leave
     /// them no rows. So each is served after as many steps as there are canvases, twice over, at the latest.
     fn order(&self, batch: &[&mut Canvas]) -> Result<Vec<usize>> {

@@ -1,4 +1,4 @@
-//! The rows of steps stay within their limit, whatever runs, and nobody's text depends on it.
+//! The rows of steps stay within their limit, whatever runs, and no text depends on it.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ fn check(cases: &[Case], spare: usize) -> Result<Story, TestCaseError> {
     let limit = needed + spare;
     let story = run(&mut runtime, cases, limit);
     prop_assert!(story.rows.iter().all(|rows| *rows <= limit), "limit {}: {:?}", limit, story.rows);
-    // Each step serves whoever has waited longest; prompts come first in every other one at most.
+    // Each step serves the canvas that has waited longest; prompts come first in every other one at most.
     prop_assert!(story.most_waited <= 2 * cases.len(), "{} steps", story.most_waited);
     prop_assert_eq!(runtime.page_use().active, 0);
     for (n, (case, together)) in cases.iter().zip(&story.canvases).enumerate() {

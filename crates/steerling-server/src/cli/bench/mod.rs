@@ -172,7 +172,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         false => super::load(&source, &options)?,
     };
     let head = Head::new(runtime.info(), start.elapsed().as_secs_f64());
-    // A report in a file is wanted even if nobody reads the table any more.
+    // The report in the file is written even if the reader of the table has left.
     let show = |text: &str| {
         let reader = emit(text)?;
         Ok(if args.json.is_some() { Reader::Listening } else { reader })

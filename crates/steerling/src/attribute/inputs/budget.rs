@@ -12,7 +12,7 @@ pub struct GradientBudget {
     pub bytes: u64,
     /// Whether the CPU kernels compute them; candle's operations keep more, attention scores above all.
     kernels: bool,
-    /// Whether weights are packed; of others candle computes gradients that nobody asks for.
+    /// Whether weights are packed; of others candle computes gradients that are not needed.
     packed: bool,
     /// Bytes of a number between products.
     number: u64,

@@ -21,7 +21,7 @@ const RESTING: [&str; 5] = [
     "steerling_kv_pages_reserved",
 ];
 
-/// Open connections, and how many there may be then: those of whoever looks at the metrics.
+/// Open connections, and how many may be left at the end: those that read the metrics.
 const CONNECTIONS: &str = r#"steerling_connections{port="main"}"#;
 const WATCHING: f64 = 4.0;
 

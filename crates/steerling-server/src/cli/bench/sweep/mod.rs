@@ -54,7 +54,7 @@ pub(super) struct Sweep {
 
 /// Measures everything in turn. What fails, such as a device out of memory, does not keep the rest from being measured.
 /// `show` is given what there is after each part, so that nothing is lost if the program is stopped, and the lines of the
-/// table that tell of it. The measurement ends when nobody reads them any more.
+/// table that tell of it. The measurement ends when the reader of the table has left.
 pub(super) fn measure(
     runtime: &mut Runtime,
     plan: &Plan,
