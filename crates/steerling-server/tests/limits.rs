@@ -1,27 +1,32 @@
 //! Numbers at their extremes, and names of hosts: an error that names the flag, or a server that works.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::steerling;
+
 /// Far more than a start takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn steerling(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steerling"));
-    command.args(args).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEERLING_")) {
-        command.env_remove(name);
+/// A process that ends with the test, also with one that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
     }
-    command
 }
 
 /// A server under way, or what it ended with.
 enum Start {
     /// The process and the addresses that it listens on, operators' last.
-    Listening(Child, Vec<String>),
+    Listening(Running, Vec<String>),
     /// Its exit code and log.
     Ended(Option<i32>, String),
 }
@@ -29,9 +34,9 @@ enum Start {
 /// Starts `serve` on the demo model and waits until it is ready or has ended.
 fn start(flags: &[&str]) -> Start {
     let mut command = steerling(&[&["serve", "--device", "cpu"], flags].concat());
-    let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
     let (tell, told) = mpsc::channel();
-    let log = BufReader::new(process.stderr.take().unwrap());
+    let log = BufReader::new(process.0.stderr.take().unwrap());
     std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| _ = tell.send(line)));
     let (mut log, mut addresses) = (String::new(), Vec::new());
     let started = Instant::now();
@@ -42,7 +47,7 @@ fn start(flags: &[&str]) -> Start {
             }
             log += &format!("{line}\n");
         }
-        if let Some(status) = process.try_wait().unwrap() {
+        if let Some(status) = process.0.try_wait().unwrap() {
             told.iter().for_each(|line| log += &format!("{line}\n"));
             return Start::Ended(status.code(), log);
         }
@@ -51,7 +56,6 @@ fn start(flags: &[&str]) -> Start {
             return Start::Listening(process, addresses);
         }
         if started.elapsed() > PATIENCE {
-            _ = process.kill();
             panic!("{flags:?}: neither ready nor ended\n{log}");
         }
     }
@@ -68,11 +72,6 @@ fn curl(address: &str, path: &str, more: &[&str]) -> String {
 fn generates(address: &str) -> bool {
     let body = r#"{"prompt":"The","max_new_tokens":1}"#;
     (0..20).any(|_| curl(address, "/generate", &["-H", "content-type: application/json", "-d", body]) == "200")
-}
-
-fn end(mut process: Child) {
-    _ = process.kill();
-    _ = process.wait();
 }
 
 /// The keys of the configuration whose values are numbers.
@@ -111,7 +110,7 @@ fn the_extremes_of_every_number_are_refused_by_name_or_give_a_server_that_works(
             match start(&[port, &[&given]].concat()) {
                 Start::Listening(process, addresses) => {
                     let works = generates(&addresses[0]);
-                    end(process);
+                    drop(process);
                     assert!(works, "{given}: it listens and answers nothing");
                 }
                 Start::Ended(code, log) => {
@@ -157,7 +156,7 @@ fn what_would_make_a_server_that_answers_nothing_is_refused_with_the_limit() {
         panic!("refused")
     };
     let works = generates(&addresses[0]);
-    end(process);
+    drop(process);
     assert!(works);
 }
 
@@ -176,7 +175,7 @@ fn hosts_are_addresses_and_names() {
         let (main, admin) = (port(&addresses[0]), port(addresses.last().unwrap()));
         let reached = [&main, &admin].map(|port| curl(&format!("{expected}:{port}"), "/metrics", &[]));
         let probe = steerling(&["health", "--host", host, "--port", &main]).output().unwrap();
-        end(process);
+        drop(process);
         assert_eq!((main != admin, reached), (true, ["200".to_owned(), "200".to_owned()]), "{host}: {addresses:?}");
         assert!(probe.status.success(), "{host}: {probe:?}");
     }

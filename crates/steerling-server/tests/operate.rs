@@ -1,20 +1,14 @@
 //! The commands of operators: configuration, doctor, keys, and what the log may hold.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program, without what this environment says, in a directory without a configuration.
-fn steerling(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steerling"));
-    command.args(args).current_dir(env!("CARGO_TARGET_TMPDIR"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEERLING_")) {
-        command.env_remove(name);
-    }
-    command
-}
+use common::steerling;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

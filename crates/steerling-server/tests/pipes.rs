@@ -1,19 +1,14 @@
 //! Commands whose reader has left: they end quietly, with the status that they would have had.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod common;
+
 use std::io::{BufRead, BufReader, PipeWriter};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn steerling(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steerling"));
-    command.args(args).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STEERLING_")) {
-        command.env_remove(name);
-    }
-    command
-}
+use common::steerling;
 
 /// A pipe whose reader has left.
 fn closed() -> PipeWriter {
